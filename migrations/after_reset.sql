@@ -1,0 +1,5 @@
+-- Run as the administrator on a new database, before its first migration: only our roles may connect.
+revoke all on database :DATABASE_NAME from public;
+grant connect on database :DATABASE_NAME to
+  holdfast_admin, holdfast_service, holdfast_worker, holdfast_ops, holdfast_metrics;
+grant all on database :DATABASE_NAME to :DATABASE_OWNER;

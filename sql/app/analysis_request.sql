@@ -1,0 +1,34 @@
+create or replace function app.analysis_request(
+  tenant_id uuid, ticket text, provider text, model text, input_tokens_bound bigint, max_output_tokens bigint,
+  idempotency_key text default null)
+returns table (id uuid, run_id uuid, status text, created_at timestamptz)
+language plpgsql
+security definer  -- the shell may not write runs
+set search_path = ''
+as $$
+declare
+  v_run_id constant uuid := app_private.uuid_v7();
+  v_known  uuid;
+begin
+  perform app.enter(tenant_id, ticket);
+
+  v_known := app_private.job_run_key_take(tenant_id, idempotency_key, v_run_id, pg_catalog.jsonb_build_array('analysis')::text);
+  if v_known is null then
+    perform app_private.llm_headroom_check(tenant_id, provider, model, input_tokens_bound, max_output_tokens);
+
+    insert into app.job_runs (tenant_id, id, kind) values (analysis_request.tenant_id, v_run_id, 'analysis');
+    perform app_private.tokens_add(array[v_run_id], array[analysis_request.tenant_id]);
+  end if;
+
+  return query
+  select r.id, r.id, app_private.analysis_status(r.state), r.created_at
+  from app.job_runs as r
+  where r.tenant_id = analysis_request.tenant_id and r.id = coalesce(v_known, v_run_id);
+end
+$$;
+
+comment on function app.analysis_request is
+  'Asks for an analysis now. Refuses at once, before a run exists, when the budget cannot hold the most that its call may '
+  'cost. The same key answers the first analysis again. Raises LB101, LB102, LB103, LB105.';
+
+grant execute on function app.analysis_request to holdfast_service, holdfast_worker;

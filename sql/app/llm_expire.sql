@@ -1,0 +1,59 @@
+set local role holdfast_system;
+
+create or replace function app.llm_expire(max_rows integer default 500) returns integer
+language plpgsql
+security definer  -- sees all tenants
+set search_path = ''
+set row_security = on
+as $$
+declare
+  v_count integer;
+begin
+  with due as materialized (
+    select r.tenant_id, r.id, r.estimated_cost_nanousd
+    from app.llm_reservations as r
+    where r.status = 'RESERVED' and r.expires_at < pg_catalog.clock_timestamp()
+    order by r.expires_at
+    limit max_rows
+    for no key update skip locked
+  ),
+  presumed as (
+    update app.llm_reservations as r
+    set status = 'PRESUMED', reason = 'expired'
+    from due as d
+    where r.tenant_id = d.tenant_id and r.id = d.id
+    returning r.tenant_id, r.id, r.estimated_cost_nanousd
+  ),
+  moved as (
+    select h.tenant_id, h.budget_id, h.period_start, sum(p.estimated_cost_nanousd)::bigint as amount
+    from presumed as p
+    join app.llm_reservation_budgets as h on h.tenant_id = p.tenant_id and h.reservation_id = p.id
+    group by h.tenant_id, h.budget_id, h.period_start
+  ),
+  locked as materialized (
+    select b.tenant_id, b.budget_id, b.period_start, m.amount
+    from moved as m
+    join app.llm_budget_periods as b
+      on b.tenant_id = m.tenant_id and b.budget_id = m.budget_id and b.period_start = m.period_start
+    order by b.tenant_id, b.budget_id, b.period_start
+    for no key update of b
+  ),
+  counted as (
+    update app.llm_budget_periods as b
+    set reserved_nanousd = b.reserved_nanousd - l.amount,
+        presumed_nanousd = b.presumed_nanousd + l.amount
+    from locked as l
+    where b.tenant_id = l.tenant_id and b.budget_id = l.budget_id and b.period_start = l.period_start
+  )
+  select count(*) into v_count from presumed;
+  return v_count;
+end
+$$;
+
+comment on function app.llm_expire is
+  'Turns holds past their time into PRESUMED, among all tenants, max_rows at a time; answers how many. It only tidies: an '
+  'expired hold counts the same before and after.';
+
+grant execute on function app.llm_expire to holdfast_worker, holdfast_ops;
+
+set local role holdfast_owner;

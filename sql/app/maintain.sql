@@ -1,0 +1,25 @@
+create or replace function app.maintain(max_sweeps integer default 20)
+returns table (partitions_made integer, rows_swept bigint)
+language plpgsql
+security definer  -- the owner alone may add partitions
+set search_path = ''
+as $$
+declare
+  v_swept integer;
+begin
+  partitions_made := app_private.partitions_make();
+  rows_swept := 0;
+  for v_sweep in 1 .. max_sweeps loop
+    v_swept := app.cost_import_sweep();
+    exit when v_swept = 0;
+    rows_swept := rows_swept + v_swept;
+  end loop;
+  return next;
+end
+$$;
+
+comment on function app.maintain is
+  'What must be done now and then: partitions ahead of time, lines of imports that nobody sees. Safe to call at any time '
+  'and by many.';
+
+grant execute on function app.maintain to holdfast_worker, holdfast_ops;

@@ -1,0 +1,34 @@
+create or replace function app_private.analysis_apply(tenant_id uuid, run_id uuid, result jsonb) returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_items constant jsonb := coalesce(result -> 'items', '[]');
+begin
+  perform app_private.narration_check(tenant_id, run_id, v_items);
+
+  update app.findings as f
+  set rank = i.rank,
+      headline = i.headline,
+      why = i.why,
+      caveats = coalesce(i.caveats, '{}'),
+      remediation_code = i.remediation_code,
+      narrated_by = 'model'
+  from jsonb_to_recordset(v_items) as i (
+    finding_id uuid, rank integer, headline text, why text, caveats text[], remediation_code text)
+  where f.tenant_id = analysis_apply.tenant_id and f.id = i.finding_id and f.run_id = analysis_apply.run_id;
+
+  insert into app.analyses (tenant_id, id, narrated_by, fallback_reason, provider, model, prompt_hash, summary, finding_count)
+  select analysis_apply.tenant_id, analysis_apply.run_id, coalesce(result ->> 'narrated_by', 'template'),
+         result ->> 'fallback_reason', result ->> 'provider', result ->> 'model', result ->> 'prompt_hash',
+         left(result ->> 'summary', 2000), count(*)
+  from app.findings as f
+  where f.tenant_id = analysis_apply.tenant_id and f.state in ('open', 'acknowledged');
+
+  perform app_private.event_add(tenant_id, 'analysis.completed', run_id, jsonb_strip_nulls(jsonb_build_object(
+    'narrated_by', result ->> 'narrated_by', 'fallback_reason', result ->> 'fallback_reason')));
+end
+$$;
+
+comment on function app_private.analysis_apply is
+  'Keeps how an analysis was worded. A result without items leaves the words of SQL. Raises NA102.';

@@ -1,0 +1,49 @@
+create or replace view app_private.lint_functions as
+with functions as (
+  select p.oid, n.nspname, p.proname, p.prosecdef, p.provolatile, p.proparallel, p.prorettype, p.prosrc, p.prosqlbody,
+         p.proconfig, l.lanname, pg_catalog.pg_get_userbyid(p.proowner) as owner,
+         coalesce(p.proargnames[1:2], '{}') as first_arguments,
+         coalesce(pg_catalog.obj_description(p.oid, 'pg_proc'), '') as meaning
+  from pg_catalog.pg_proc as p
+  join pg_catalog.pg_namespace as n on n.oid = p.pronamespace and n.nspname in ('app', 'app_private', 'ops')
+  join pg_catalog.pg_language as l on l.oid = p.prolang
+)
+select 'function_without_search_path' as rule, f.oid::regprocedure::text as object
+from functions as f
+where f.prosqlbody is null and not coalesce('search_path=""' = any (f.proconfig), false)
+union all
+select 'immutable_reads_the_tenant', f.oid::regprocedure::text
+from functions as f
+where f.provolatile = 'i' and f.prosrc ~* 'current_setting|current_tenant_id' and f.prorettype <> 'boolean'::regtype
+union all
+select 'tenant_not_parallel_restricted', f.oid::regprocedure::text
+from functions as f
+where f.proname in ('current_tenant_id', 'require', 'seal') and f.proparallel <> 'r'
+union all
+-- A contract function takes the tenant and its ticket, and enters with them before anything else.
+select 'contract_does_not_enter', f.oid::regprocedure::text
+from functions as f
+where f.nspname = 'app' and f.first_arguments = '{tenant_id,ticket}' and f.proname <> 'enter'
+  and not (f.lanname = 'plpgsql' and f.prosecdef and f.prosrc ~ 'begin\s+perform app\.enter\(tenant_id, ticket\);')
+union all
+select 'definer_ignores_tenant', f.oid::regprocedure::text
+from functions as f
+where f.prosecdef and f.owner <> 'holdfast_system' and f.first_arguments <> '{tenant_id,ticket}'
+  and f.proname not in ('current_tenant_id', 'tokens_add', 'partitions_make', 'maintain')
+union all
+-- What sees all tenants says so, and turns row security on so that its own policy applies.
+select 'system_function_unmarked', f.oid::regprocedure::text
+from functions as f
+where f.owner = 'holdfast_system' and f.prosecdef
+  and not (f.meaning ~ 'all tenants' and coalesce('row_security=on' = any (f.proconfig), false))
+union all
+select 'function_for_everybody', f.oid::regprocedure::text
+from functions as f
+where pg_catalog.has_function_privilege('public', f.oid, 'execute')
+union all
+select 'function_overloaded', min(f.oid::regprocedure::text)
+from functions as f
+group by f.nspname, f.proname
+having count(*) > 1;
+
+comment on view app_private.lint_functions is 'Functions that could be captured, that skip the ticket, or that see all tenants without saying so.';

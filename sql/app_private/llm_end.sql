@@ -1,0 +1,26 @@
+create or replace function app_private.llm_end(tenant_id uuid, reservation_id uuid, to_status text, reason text)
+returns table (id uuid, status text)
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_held app.llm_reservations;
+begin
+  v_held := app_private.llm_reservation_lock(tenant_id, reservation_id);
+
+  if v_held.status <> to_status then
+    update app.llm_reservations as r
+    set status = to_status,
+        reason = pg_catalog.left(llm_end.reason, 200),
+        closed_at = case when to_status = 'RELEASED' then pg_catalog.clock_timestamp() end
+    where r.tenant_id = v_held.tenant_id and r.id = v_held.id;
+
+    perform app_private.llm_move(tenant_id, v_held.id, v_held.status, v_held.estimated_cost_nanousd, to_status, null);
+  end if;
+
+  return query select v_held.id, to_status;
+end
+$$;
+
+comment on function app_private.llm_end is
+  'Ends a hold without a cost, RELEASED or PRESUMED, once. Raises LB104, and LB201 by the transition trigger.';

@@ -1,0 +1,2 @@
+-- Run again at any time: app.maintain() does the same, hourly.
+select app_private.partitions_make();

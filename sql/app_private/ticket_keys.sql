@@ -1,0 +1,17 @@
+create table if not exists app_private.ticket_keys (
+  kid       integer     not null,
+  ipad      bytea       not null,
+  opad      bytea       not null,
+  not_after timestamptz,
+
+  constraint ticket_keys_pkey primary key (kid),
+  constraint ticket_keys_kid_positive check (kid between 1 and 999999999),
+  constraint ticket_keys_pads_are_blocks check (length(ipad) = 64 and length(opad) = 64)
+);
+
+comment on table app_private.ticket_keys is
+  'Keys that verify tickets, already padded for HMAC-SHA256 (RFC 2104). No role of the shell can read them.';
+comment on column app_private.ticket_keys.kid is 'The number that a ticket names.';
+comment on column app_private.ticket_keys.ipad is 'Key xor 0x36, padded to 64 bytes.';
+comment on column app_private.ticket_keys.opad is 'Key xor 0x5c, padded to 64 bytes.';
+comment on column app_private.ticket_keys.not_after is 'When tickets of this key stop being accepted; null while it is in use.';

@@ -1,0 +1,154 @@
+-- The whole database in load order. A new database is this file; an old one is migrations/.
+-- roles.sql comes before it (cluster-wide) and worker_grants.sql after it (the queue's own schema).
+
+-- The ground: schemas, identifiers, error codes, tickets, isolation.
+--!include app_private/schema.sql
+--!include app_private/uuid_v7.sql
+--!include app_private/uuid_v7_floor.sql
+--!include app_private/refuse.sql
+--!include app_private/ticket_keys.sql
+--!include app_private/seal_secret.sql
+--!include app_private/ticket_tenant.sql
+--!include app_private/seal.sql
+--!include app_private/current_tenant_id.sql
+--!include app_private/require.sql
+--!include app_private/isolate.sql
+--!include app_private/force_off.sql
+--!include app_private/force_on.sql
+--!include app_private/partition_add.sql
+--!include app_private/partitions_make.sql
+--!include app/error_codes.sql
+
+-- Tenants.
+--!include app/tiers.sql
+--!include app/tenants.sql
+--!include app/enter.sql
+--!include app/tenant_find.sql
+--!include app/events.sql
+--!include app_private/event_add.sql
+
+-- Cost data: imports, lines, the daily roll-up.
+--!include app/cost_imports.sql
+--!include app/cost_line_cells.sql
+--!include app/cost_lines.sql
+--!include app/cost_daily.sql
+--!include app/cost_periods.sql
+--!include app_private/cost_line_flags.sql
+--!include app_private/doubtful_flags.sql
+--!include app_private/cost_import_open.sql
+--!include app_private/cost_import_flag.sql
+--!include app_private/cost_import_counts.sql
+--!include app/cost_import_start.sql
+--!include app/cost_import_add.sql
+--!include app/cost_import_roll_up.sql
+--!include app/cost_import_publish.sql
+--!include app/cost_import_fail.sql
+--!include app/cost_import_sweep.sql
+
+-- Money: prices, budgets, reservations.
+--!include app/llm_prices.sql
+--!include app/llm_budgets.sql
+--!include app/llm_budget_periods.sql
+--!include app/llm_reservations.sql
+--!include app/llm_reservation_keys.sql
+--!include app/llm_reservation_budgets.sql
+--!include app/llm_usage.sql
+--!include app_private/tg_llm_reservations__transition.sql
+--!include app_private/period_bounds.sql
+--!include app_private/llm_price_of.sql
+--!include app_private/llm_cost_nanousd.sql
+--!include app_private/usd.sql
+--!include app_private/llm_budget_periods_open.sql
+--!include app_private/llm_headroom.sql
+--!include app_private/llm_refuse.sql
+--!include app_private/llm_headroom_check.sql
+--!include app_private/llm_reservation_replay.sql
+--!include app_private/llm_admit.sql
+--!include app_private/llm_move.sql
+--!include app_private/llm_reservation_lock.sql
+--!include app_private/llm_request_check.sql
+--!include app_private/llm_usage_check.sql
+--!include app_private/llm_closed.sql
+--!include app_private/llm_end.sql
+--!include app/llm_reserve.sql
+--!include app/llm_settle.sql
+--!include app/llm_release.sql
+--!include app/llm_presume.sql
+--!include app/llm_expire.sql
+--!include app/llm_check.sql
+--!include app/budget_status.sql
+
+-- Jobs and the scheduler.
+--!include app/job_kinds.sql
+--!include app/job_run_transitions.sql
+--!include app/job_runs.sql
+--!include app/job_slots.sql
+--!include app/job_run_keys.sql
+--!include app/job_run_events.sql
+--!include app_private/tg_job_runs__transition.sql
+--!include app_private/tg_job_runs__audit.sql
+--!include app_private/tokens_wanted.sql
+--!include app_private/tokens_add.sql
+--!include app_private/tokens_repair.sql
+--!include app_private/slot_of.sql
+--!include app/schedules.sql
+--!include app/schedule_tick.sql
+--!include app_private/job_fenced.sql
+--!include app_private/job_running.sql
+--!include app_private/job_backoff.sql
+--!include app_private/job_run_key_take.sql
+--!include app/job_claim.sql
+--!include app/job_heartbeat.sql
+--!include app/job_fail.sql
+--!include app/job_reap.sql
+
+-- Detectors, findings and analyses.
+--!include app/analyses.sql
+--!include app/findings.sql
+--!include app_private/detected.sql
+--!include app_private/money_text.sql
+--!include app_private/text_safe.sql
+--!include app_private/render.sql
+--!include app_private/severity_of.sql
+--!include app_private/median_and_mad.sql
+--!include app_private/cost_anomaly_days.sql
+--!include app_private/cost_anomaly_slots.sql
+--!include app_private/detect_cost_anomaly.sql
+--!include app_private/detect_untagged_spend.sql
+--!include app_private/findings_save.sql
+--!include app_private/narration_check.sql
+--!include app_private/analysis_apply.sql
+--!include app_private/analysis_status.sql
+--!include app_private/job_apply.sql
+--!include app/analysis_request.sql
+--!include app/analysis_detect.sql
+--!include app/analysis_get.sql
+--!include app/findings_list.sql
+--!include app/job_complete.sql
+--!include app/maintain.sql
+
+-- For people in psql, and for the lint.
+--!include app_private/reason_check.sql
+--!include app_private/nanousd.sql
+--!include app_private/tenant_check.sql
+--!include app_private/price_rows.sql
+--!include ops/audit_log.sql
+--!include ops/tenants.sql
+--!include ops/tenant_add.sql
+--!include ops/budget_set.sql
+--!include ops/llm_price_set.sql
+--!include ops/report.sql
+--!include ops/findings.sql
+--!include ops/budgets.sql
+--!include ops/imports.sql
+--!include ops/runs.sql
+--!include ops/llm_calls.sql
+--!include ops/help.sql
+--!include app_private/lint_isolation.sql
+--!include app_private/lint_functions.sql
+--!include app_private/lint_names.sql
+--!include app_private/lint.sql
+--!include app_private/schema_snapshot.sql
+
+-- The partitions of this month and the next ones.
+--!include app_private/partitions_now.sql

@@ -1,0 +1,113 @@
+// All SQL plumbing: pools, and one function that calls a contract function as one statement for one tenant.
+import pg from "pg";
+import type { z } from "zod";
+import { translate } from "./errors.ts";
+import { mintTicket, type TicketKey } from "./tickets.ts";
+
+export type { TicketKey };
+
+/** Where calls go, and the key that mints their tickets. */
+export type Db = { pool: pg.Pool; ticketKey: TicketKey };
+
+/** `timeoutMs` bounds each statement in the server; `signal` gives up waiting and destroys the connection. */
+export type CallOptions = { signal?: AbortSignal | undefined; timeoutMs?: number | undefined };
+
+const STATEMENT_TIMEOUT_MS = 15_000;
+
+/** A pool whose every wait is bounded: 5 s for a connection, 15 s for a statement, 15 s idle inside a transaction. */
+export function createPool(config: pg.PoolConfig & { application_name: string }): pg.Pool {
+  const pool = new pg.Pool({
+    connectionTimeoutMillis: 5_000,
+    idleTimeoutMillis: 30_000,
+    statement_timeout: STATEMENT_TIMEOUT_MS,
+    idle_in_transaction_session_timeout: STATEMENT_TIMEOUT_MS,
+    ...config,
+  });
+  // A connection that dies while idle is replaced at the next call; without a listener Node would exit.
+  pool.on("error", () => {});
+  pool.on("connect", (client) => client.on("error", () => {}));
+  return pool;
+}
+
+/**
+ * Calls one contract function: `$1` and `$2` of the text are the tenant and a fresh ticket, `$3` and on are `values`.
+ * Each row is parsed by `row`. Throws `AppError` for what SQL raised by name.
+ */
+export async function call<T>(
+  db: Db,
+  tenantId: string,
+  text: string,
+  values: unknown[],
+  row: z.ZodType<T>,
+  options: CallOptions = {},
+): Promise<T[]> {
+  return lend(db.pool, options, async (client) => {
+    const ticket = mintTicket(db.ticketKey, tenantId, backendPid(client));
+    const result = await query(client, text, [tenantId, ticket, ...values], options);
+    return result.rows.map((each) => row.parse(each));
+  });
+}
+
+/** Calls a function that sees all tenants and so takes no ticket. */
+export async function systemCall<T>(
+  db: { pool: pg.Pool },
+  text: string,
+  values: unknown[],
+  row: z.ZodType<T>,
+  options: CallOptions = {},
+): Promise<T[]> {
+  return lend(db.pool, options, async (client) => {
+    const result = await query(client, text, values, options);
+    return result.rows.map((each) => row.parse(each));
+  });
+}
+
+/** One statement, or a short transaction where the statement has a time limit of its own. */
+async function query(client: pg.PoolClient, text: string, values: unknown[], options: CallOptions): Promise<pg.QueryResult> {
+  if (options.timeoutMs === undefined) return client.query(text, values);
+  await client.query("begin");
+  // In a statement of its own: a timeout set inside the statement that it should limit does nothing.
+  await client.query("select set_config('statement_timeout', $1, true)", [String(Math.max(1, Math.ceil(options.timeoutMs)))]);
+  const result = await client.query(text, values);
+  await client.query("commit");
+  return result;
+}
+
+/** Lends a connection. After any error it is destroyed, never pooled again: nothing of one tenant meets the next. */
+async function lend<T>(pool: pg.Pool, options: CallOptions, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
+  options.signal?.throwIfAborted();
+  const client = await pool.connect();
+  if (options.signal?.aborted) {
+    client.release();
+    throw options.signal.reason;
+  }
+  let destroyed = false;
+  const destroy = () => {
+    if (destroyed) return;
+    destroyed = true;
+    client.release(true);
+  };
+  const aborted = Promise.withResolvers<never>();
+  aborted.promise.catch(() => {});
+  const onAbort = () => {
+    destroy();
+    aborted.reject(options.signal?.reason);
+  };
+  options.signal?.addEventListener("abort", onAbort, { once: true });
+  try {
+    const result = await Promise.race([work(client), aborted.promise]);
+    if (!destroyed) client.release();
+    destroyed = true;
+    return result;
+  } catch (error) {
+    destroy();
+    throw translate(error);
+  } finally {
+    options.signal?.removeEventListener("abort", onAbort);
+  }
+}
+
+/** The backend behind a connection; node-pg has it from the server's greeting but does not type it. */
+function backendPid(client: pg.PoolClient): number {
+  return (client as unknown as { processID: number | null }).processID ?? 0;
+}

@@ -1,0 +1,94 @@
+// The tenant's API. A handler parses, calls one function of the contract, and answers with its rows.
+import type { FastifyInstance } from "fastify";
+import { z } from "zod";
+import { analysisGet, analysisRequest } from "../analyses.ts";
+import { authenticate, type Caller } from "../auth.ts";
+import { budgetStatus } from "../budgets.ts";
+import type { Config } from "../config.ts";
+import type { Db } from "../db.ts";
+import { AppError } from "../errors.ts";
+import { findingsList } from "../findings.ts";
+import { ANALYSIS_BOUND } from "../narrative_prompt.ts";
+
+declare module "fastify" {
+  interface FastifyRequest {
+    /** Who calls; null on routes that ask nobody. */
+    caller: Caller | null;
+  }
+}
+
+const NoFields = z.strictObject({}).nullish();
+const Id = z.strictObject({ id: z.uuid() });
+const Headers = z.object({
+  "idempotency-key": z
+    .string()
+    .regex(/^[\x21-\x7e]{1,255}$/)
+    .optional(),
+});
+const Page = z.strictObject({
+  state: z.enum(["open", "acknowledged", "snoozed", "dismissed", "resolved"]).default("open"),
+  limit: z.coerce.number().int().min(1).max(200).default(50),
+  after: z.coerce.number().int().min(0).max(2_147_483_647).default(0),
+});
+
+/** The routes under `/v1`. Each asks for a token before it reads more of the request, and gives up after `timeoutMs`. */
+export function tenantApi(
+  app: FastifyInstance,
+  deps: { db: Db; config: Pick<Config<"api">, "jwtSecretKey">; llm: { provider: string; model: string } },
+  timeoutMs: number,
+): void {
+  const { db, config, llm } = deps;
+  app.addHook("onRequest", async (request) => {
+    request.caller = await authenticate(config, request.headers.authorization);
+  });
+
+  app.post("/analyses", async (request, reply) => {
+    parse(NoFields, request.body, "body");
+    const tenantId = tenantOf(request.caller);
+    const asked = {
+      ...llm,
+      inputTokensBound: ANALYSIS_BOUND.inputTokens,
+      maxOutputTokens: ANALYSIS_BOUND.maxOutputTokens,
+      idempotencyKey: parse(Headers, request.headers, "header")["idempotency-key"],
+    };
+    const analysis = await analysisRequest(db, tenantId, asked, { signal: AbortSignal.timeout(timeoutMs) });
+    request.log.info(
+      { tenant_id: tenantId, analysis_id: analysis.id, run_id: analysis.run_id },
+      "analysis_requested",
+    );
+    return reply.code(202).header("location", `/v1/analyses/${analysis.id}`).send(analysis);
+  });
+
+  app.get("/analyses/:id", async (request) => {
+    const { id } = parse(Id, request.params, "path");
+    return analysisGet(db, tenantOf(request.caller), id);
+  });
+
+  app.get("/findings", async (request) => {
+    const { state, limit, after } = parse(Page, request.query, "query");
+    const findings = await findingsList(db, tenantOf(request.caller), {
+      state,
+      maxRows: limit,
+      afterRank: after,
+    });
+    return { findings, next_after: findings.length < limit ? null : (findings.at(-1)?.rank ?? null) };
+  });
+
+  app.get("/budget", async (request) => ({ budgets: await budgetStatus(db, tenantOf(request.caller)) }));
+}
+
+function tenantOf(caller: Caller | null): string {
+  if (caller === null) throw new AppError("unauthorized");
+  return caller.tenantId;
+}
+
+/** Parses one side of a request; throws `invalid_request` with every fault and no value. */
+function parse<T>(schema: z.ZodType<T>, value: unknown, side: "body" | "header" | "path" | "query"): T {
+  const { success, data, error } = schema.safeParse(value);
+  if (success) return data;
+  const faults = error.issues.map((issue) => `${[side, ...issue.path].join(".")}: ${issue.message}`);
+  throw new AppError("invalid_request", {
+    message: "The request is not one that this route takes.",
+    detail: { faults },
+  });
+}

@@ -1,0 +1,105 @@
+// Kinds, tenants and runs for the tests of the run protocol and of the worker, and a log that can be read back.
+import { setTimeout as sleep } from "node:timers/promises";
+import pino, { type Logger } from "pino";
+import { expect } from "vitest";
+import type { createDatabase } from "/tmp/scratch_jobs/database.ts";
+
+export type Database = Awaited<ReturnType<typeof createDatabase>>;
+
+/** A kind of run; absent settings are those that keep a test quick. */
+export async function addKind(
+  { sql }: Database,
+  kind: string,
+  settings: { timeoutSeconds?: number; maxRetries?: number; backoffMs?: number; nonRetryable?: string[] } = {},
+): Promise<string> {
+  await sql(
+    `insert into app.job_kinds (kind, timeout_seconds, max_retries, backoff_base_ms, non_retryable_codes, description)
+     values ($1, $2, $3, $4, $5, 'For a test.')`,
+    [
+      kind,
+      settings.timeoutSeconds ?? 30,
+      settings.maxRetries ?? 3,
+      settings.backoffMs ?? 20,
+      settings.nonRetryable ?? [],
+    ],
+  );
+  return kind;
+}
+
+let tenants = 0;
+
+/** A tenant with a monthly budget, in US dollars. */
+export async function addTenant({ sql }: Database, tier = "ACTIVE", budget = 10): Promise<string> {
+  tenants += 1;
+  const [tenant] = await sql<{ tenant_id: string }>(
+    "select tenant_id from ops.tenant_add($1, 'a test needs it', $2, tier => $3)",
+    [`tenant ${process.pid} ${tenants}`, budget, tier],
+  );
+  return tenant!.tenant_id;
+}
+
+/** A run that is due, with its token. */
+export async function addRun({ sql }: Database, tenantId: string, kind: string, input = {}): Promise<string> {
+  const [run] = await sql<{ id: string }>(
+    "insert into app.job_runs (tenant_id, kind, input) values ($1, $2, $3) returning id",
+    [tenantId, kind, input],
+  );
+  await sql("select app_private.tokens_add(array[$1::uuid], array[$2::uuid])", [run!.id, tenantId]);
+  return run!.id;
+}
+
+export type RunRow = {
+  state: string;
+  attempt: number;
+  failure_count: number;
+  crash_count: number;
+  result: unknown;
+  error_code: string | null;
+  error: string | null;
+  worker: string | null;
+  /** Milliseconds from now on; null when the run waits for nothing. */
+  wait_ms: number;
+};
+
+/** A run as it stands. */
+export async function runRow({ sql }: Database, runId: string): Promise<RunRow> {
+  const [row] = await sql<RunRow>(
+    `select state, attempt, failure_count, crash_count, result, error_code, error, worker,
+       (extract(epoch from available_at - clock_timestamp()) * 1000)::float as wait_ms
+     from app.job_runs where id = $1`,
+    [runId],
+  );
+  return row!;
+}
+
+/** The states that a run has had, from its audit trail, whose links must hold: each begins where the last one ended. */
+export async function history({ sql }: Database, runId: string): Promise<string[]> {
+  const events = await sql<{ from_state: string | null; to_state: string }>(
+    "select from_state, to_state from app.job_run_events where run_id = $1 order by id",
+    [runId],
+  );
+  expect(events.map((event) => event.from_state)).toEqual([null, ...events.slice(0, -1).map((event) => event.to_state)]);
+  return events.map((event) => event.to_state);
+}
+
+export type Line = Record<string, unknown> & { msg: string };
+
+/** A log, and what was written to it. */
+export function journal(): { log: Logger; lines: Line[]; messages(runId?: string): string[] } {
+  const lines: Line[] = [];
+  const log = pino({ level: "debug" }, { write: (line: string) => lines.push(JSON.parse(line)) });
+  const messages = (runId?: string) =>
+    lines.filter((line) => runId === undefined || line["run_id"] === runId).map((line) => line.msg);
+  return { log, lines, messages };
+}
+
+/** Waits until `look` finds something, and gives it; fails after `ms`. */
+export async function until<T>(look: () => Promise<T | undefined | false> | T | undefined | false, ms = 10_000): Promise<T> {
+  const end = performance.now() + ms;
+  for (;;) {
+    const found = await look();
+    if (found !== undefined && found !== false) return found;
+    if (performance.now() > end) throw new Error(`waited ${ms} ms in vain for ${look}`);
+    await sleep(20);
+  }
+}

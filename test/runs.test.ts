@@ -1,0 +1,407 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { z } from "zod";
+import { createDatabase } from "/tmp/scratch_jobs/database.ts";
+import type { Db } from "../src/db.ts";
+import { AppError } from "../src/errors.ts";
+import { jobClaim, jobComplete, jobFail, jobReap } from "../src/jobs.ts";
+import { executeRun, GRACE_MS, type Run, type RunDeps, type Task, unsettledHandlers } from "../src/runs.ts";
+import { addKind, addRun, addTenant, type Database, history, journal, runRow, until } from "./job_scene.ts";
+
+let database: Database;
+let db: Db;
+let tenantId: string;
+const { log, lines, messages } = journal();
+const timeouts: string[] = [];
+const measured: { kind: string; seconds: number; outcome: string }[] = [];
+const observe = {
+  jobSeconds: (kind: string, seconds: number, outcome: string) => void measured.push({ kind, seconds, outcome }),
+  jobTimeout: (kind: string) => void timeouts.push(kind),
+  schedulerDeadlock: () => {},
+};
+const Row = z.record(z.string(), z.unknown());
+
+beforeAll(async () => {
+  database = await createDatabase();
+  db = database.connect("holdfast_worker");
+  tenantId = await addTenant(database);
+});
+afterAll(() => database.close());
+
+/** Executes the run as `worker` would, its handler being `task`; gives how long that took, in ms. */
+async function execute(runId: string, task: Task, worker = "one", poolSignal?: AbortSignal): Promise<number> {
+  const deps: RunDeps = { db, log, worker, observe };
+  const { kind } = (await database.sql("select kind from app.job_runs where id = $1", [runId]))[0]!;
+  const began = performance.now();
+  await executeRun(deps, { tenantId, runId }, { [kind]: task }, poolSignal);
+  return performance.now() - began;
+}
+
+/** A handler that never heeds its signal, until the test lets it go. */
+function stubborn(): { task: Task; run: Promise<Run>; letGo: () => void } {
+  const held = Promise.withResolvers<void>();
+  const begun = Promise.withResolvers<Run>();
+  onTestFinished(() => held.resolve());
+  const task: Task = async (run) => {
+    begun.resolve(run);
+    await held.promise;
+    return { late: true };
+  };
+  return { task, run: begun.promise, letGo: held.resolve };
+}
+
+/** What a lost worker leaves: a lease that nobody renews, found by the reaper. */
+async function lose(runId: string): Promise<void> {
+  await database.sql("update app.job_runs set lease_until = now() - interval '1 second' where id = $1", [runId]);
+  expect(await jobReap(db)).toBe(1);
+}
+
+describe("a run", () => {
+  test("is given to its task, and its result is kept", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "echo"), { month: "2026-10" });
+
+    await execute(runId, async (run) => {
+      expect(run).toMatchObject({ tenantId, runId, attempt: 1, kind: "echo", input: { month: "2026-10" } });
+      expect(run.deadline()).toBeGreaterThan(29_000);
+      expect(run.deadline()).toBeLessThanOrEqual(30_000);
+      return run.call("select $1::text as tenant, length($2::text) > 0 as ticket, $3::int as n", [7], Row);
+    });
+
+    expect(await runRow(database, runId)).toMatchObject({
+      state: "COMPLETED",
+      attempt: 1,
+      worker: "one",
+      result: [{ tenant: tenantId, ticket: true, n: 7 }],
+    });
+    expect(await history(database, runId)).toEqual(["PENDING", "RUNNING", "COMPLETED"]);
+    expect(messages(runId)).toEqual(["job_claimed", "job_completed"]);
+    const facts = { tenant_id: tenantId, run_id: runId, kind: "echo", attempt: 1 };
+    expect(lines.filter((line) => line["run_id"] === runId)).toEqual([
+      expect.objectContaining(facts),
+      expect.objectContaining(facts),
+    ]);
+    expect(measured).toContainEqual({ kind: "echo", seconds: expect.any(Number), outcome: "completed" });
+  });
+
+  test("is claimed once, however many workers hold its token", async () => {
+    const kind = await addKind(database, "raced");
+    for (let round = 0; round < 5; round += 1) {
+      const runId = await addRun(database, tenantId, kind);
+      let begun = 0;
+      const task: Task = async () => {
+        begun += 1;
+        await sleep(20);
+        return { begun };
+      };
+      await Promise.all(["a", "b", "c", "d", "e", "f"].map((worker) => execute(runId, task, worker)));
+      expect(begun).toBe(1);
+      expect(await runRow(database, runId)).toMatchObject({ state: "COMPLETED", attempt: 1 });
+    }
+  });
+
+  test("does nothing for a token whose run has ended, and nothing for a stranger's", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "ended"));
+    await execute(runId, async () => "first");
+    await execute(runId, async () => expect.unreachable());
+    expect(await runRow(database, runId)).toMatchObject({ state: "COMPLETED", attempt: 1, result: "first" });
+
+    const due = await addRun(database, tenantId, "ended");
+    const stranger = await addTenant(database);
+    expect(await jobClaim(db, stranger, due, "stranger")).toBeUndefined();
+    expect(await runRow(database, due)).toMatchObject({ state: "PENDING", attempt: 0 });
+  });
+});
+
+describe("the fence", () => {
+  test("refuses an attempt that was reaped, and lets the next one end", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "reaped"));
+    expect(await jobClaim(db, tenantId, runId, "lost")).toMatchObject({ attempt: 1, maxAttempts: 4 });
+    await lose(runId);
+    expect(await runRow(database, runId)).toMatchObject({ state: "FAILED", error_code: "worker_lost", crash_count: 1 });
+
+    const fenced = { code: "job_run_fenced", status: 409 };
+    await expect(jobComplete(db, tenantId, runId, 1, "zombie")).rejects.toMatchObject(fenced);
+    await execute(runId, async (run) => {
+      await expect(jobComplete(db, tenantId, runId, 1, "zombie")).rejects.toMatchObject(fenced);
+      await expect(jobFail(db, tenantId, runId, 1, { code: "zombie", message: "" })).rejects.toMatchObject(fenced);
+      return { attempt: run.attempt };
+    });
+
+    expect(await runRow(database, runId)).toMatchObject({ state: "COMPLETED", result: { attempt: 2 } });
+    expect(await history(database, runId)).toEqual(["PENDING", "RUNNING", "FAILED", "RUNNING", "COMPLETED"]);
+  });
+
+  test("swallows the end of a zombie: its token is done with, its result is dropped", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "zombie"));
+    const { task, run, letGo } = stubborn();
+    const zombie = execute(runId, task);
+    await run;
+    await lose(runId);
+    await execute(runId, async () => "second", "two");
+    letGo();
+    await zombie;
+
+    expect(await runRow(database, runId)).toMatchObject({ state: "COMPLETED", attempt: 2, result: "second" });
+    expect(messages(runId)).toEqual(["job_claimed", "job_claimed", "job_completed", "job_fenced"]);
+    expect(measured).toContainEqual({ kind: "zombie", seconds: expect.any(Number), outcome: "fenced" });
+  });
+
+  test("reaches a handler by the heartbeat", { timeout: 15_000 }, async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "beating"));
+    const { task, run } = stubborn();
+    const running = execute(runId, (each) => Promise.race([task(each), untilAborted(each.signal)]));
+    const { signal } = await run;
+
+    const lease = "select lease_until - clock_timestamp() > interval '16 seconds' as fresh from app.job_runs where id = $1";
+    await database.sql("update app.job_runs set lease_until = now() + interval '8 seconds' where id = $1", [runId]);
+    await until(async () => (await database.sql(lease, [runId]))[0]!["fresh"] === true, 7_000);
+    expect(signal.aborted).toBe(false);
+
+    await lose(runId);
+    await running;
+    expect(signal.reason).toMatchObject({ code: "job_run_fenced" });
+    expect(await runRow(database, runId)).toMatchObject({ state: "FAILED", error_code: "worker_lost" });
+  });
+});
+
+/** Heeds a signal as `fetch` does. */
+async function untilAborted(signal: AbortSignal): Promise<never> {
+  return sleep(60_000, undefined, { signal }).then(
+    () => expect.unreachable(),
+    () => {
+      throw signal.reason;
+    },
+  );
+}
+
+describe("the time limit", () => {
+  const timedOut = { state: "FAILED", attempt: 1, error_code: "job_timeout" };
+
+  test("aborts a handler that heeds its signal", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "heeding", { timeoutSeconds: 1 }));
+    const took = await execute(runId, async ({ signal, deadline }) => {
+      await untilAborted(signal).catch(() => {});
+      expect(deadline()).toBeLessThan(5);
+      throw new Error("cut");
+    });
+
+    expect(took).toBeGreaterThan(950);
+    expect(took).toBeLessThan(1_000 + GRACE_MS / 2);
+    expect(await runRow(database, runId)).toMatchObject(timedOut);
+    expect(messages(runId)).toEqual(["job_claimed", "job_timeout", "job_failed"]);
+    expect(timeouts.filter((kind) => kind === "heeding")).toHaveLength(1);
+  });
+
+  test("takes the slot of a handler that ignores it, and refuses what comes late", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "ignoring", { timeoutSeconds: 1 }));
+    const { task, run, letGo } = stubborn();
+    const took = await execute(runId, task);
+
+    expect(took).toBeGreaterThan(1_000 + GRACE_MS - 50);
+    expect(took).toBeLessThan(1_000 + GRACE_MS + 500);
+    expect(await runRow(database, runId)).toMatchObject(timedOut);
+    expect(unsettledHandlers()).toBe(1);
+
+    // Late work: through the run, and around it.
+    await expect((await run).call("select 1 as n where $1 <> $2", [], Row)).rejects.toMatchObject({
+      code: "job_timeout",
+    });
+    await expect(jobComplete(db, tenantId, runId, 1, "late")).rejects.toMatchObject({ code: "job_run_fenced" });
+    letGo();
+    await until(() => unsettledHandlers() === 0);
+    expect(await runRow(database, runId)).toMatchObject({ ...timedOut, result: null });
+    expect(messages(runId)).toEqual([
+      "job_claimed",
+      "job_handler_unsettled",
+      "job_timeout",
+      "job_failed",
+      "job_handler_settled_late",
+    ]);
+  });
+
+  test("refuses a result that comes within the grace", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "graced", { timeoutSeconds: 1 }));
+    await execute(runId, async () => {
+      await sleep(1_200);
+      return "a little late";
+    });
+    expect(await runRow(database, runId)).toMatchObject({ ...timedOut, result: null });
+  });
+
+  test("cuts a statement in the server", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "sleeping", { timeoutSeconds: 1 }));
+    const asleep = "select count(*)::int as n from pg_stat_activity where query like '%the sleeper%' and state <> 'idle' and pid <> pg_backend_pid()";
+    const running = execute(runId, ({ call }) =>
+      call("/* the sleeper */ select pg_sleep(30)::text as slept where $1 <> $2", [], Row),
+    );
+    await until(async () => (await database.sql(asleep))[0]!["n"] === 1);
+    const took = await running;
+
+    expect(took).toBeLessThan(1_000 + GRACE_MS / 2);
+    expect(await runRow(database, runId)).toMatchObject(timedOut);
+    await until(async () => (await database.sql(asleep))[0]!["n"] === 0, 500);
+  });
+
+  test("ends a statement that swallows its cancellation", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "trapping", { timeoutSeconds: 1 }));
+    await database.sql(
+      `create function public.trap() returns int language plpgsql as $$
+       begin perform pg_sleep(30); exception when query_canceled then perform pg_sleep(30); return 1; end $$`,
+    );
+    const trapped = "select count(*)::int as n from pg_stat_activity where query like '%public.trap() as%' and state <> 'idle' and pid <> pg_backend_pid()";
+    const running = execute(runId, ({ call }) => call("select public.trap() as n where $1 <> $2", [], Row));
+    await until(async () => (await database.sql(trapped))[0]!["n"] === 1);
+    const took = await running;
+
+    expect(took).toBeLessThan(1_000 + GRACE_MS / 2);
+    expect(await runRow(database, runId)).toMatchObject(timedOut);
+    // The server looks once a second whether its client is still there.
+    await until(async () => (await database.sql(trapped))[0]!["n"] === 0, 3_000);
+  });
+
+  test("leaves no timer behind", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "quick", { timeoutSeconds: 1 }));
+    let signal: AbortSignal | undefined;
+    await execute(runId, async (run) => {
+      signal = run.signal;
+    });
+    await sleep(1_200);
+    expect(signal?.aborted).toBe(false);
+    expect(await runRow(database, runId)).toMatchObject({ state: "COMPLETED", result: null });
+  });
+});
+
+describe("a failure", () => {
+  test("is tried again after a wait that doubles, and ends as a dead letter", async () => {
+    const backoffMs = 300;
+    const kind = await addKind(database, "failing", { maxRetries: 2, backoffMs });
+    const runId = await addRun(database, tenantId, kind);
+    const fail: Task = async () => {
+      throw new AppError("service_unavailable", { detail: { upstream: "x" } });
+    };
+
+    for (const attempt of [1, 2]) {
+      await execute(runId, fail);
+      const failed = await runRow(database, runId);
+      expect(failed).toMatchObject({ state: "FAILED", attempt, error_code: "service_unavailable" });
+      expect(failed.error).toBe('service_unavailable {"upstream":"x"}');
+      const wait = backoffMs * 2 ** (attempt - 1);
+      expect(failed.wait_ms).toBeGreaterThan(wait * 0.5 - 100);
+      expect(failed.wait_ms).toBeLessThan(wait * 1.5);
+      expect(await tokensOf(runId)).toContain(`run:${runId}:${attempt}`);
+
+      // Not due: the token does nothing.
+      await execute(runId, async () => expect.unreachable());
+      expect(await runRow(database, runId)).toMatchObject({ state: "FAILED", attempt });
+      await sleep(Math.max(0, (await runRow(database, runId)).wait_ms) + 5);
+    }
+    await execute(runId, fail);
+
+    expect(await runRow(database, runId)).toMatchObject({ state: "DEAD_LETTER", attempt: 3, failure_count: 3 });
+    expect(await tokensOf(runId)).not.toContain(`run:${runId}:3`);
+    expect(messages(runId).filter((message) => message !== "job_claimed" && message !== "job_token_stale")).toEqual([
+      "job_failed",
+      "job_failed",
+      "job_dead_letter",
+    ]);
+    expect(await history(database, runId)).toEqual([
+      "PENDING",
+      ...["RUNNING", "FAILED", "RUNNING", "FAILED", "RUNNING", "DEAD_LETTER"],
+    ]);
+    expect(measured.filter((each) => each.kind === kind).map((each) => each.outcome)).toEqual([
+      ...["failed", "failed", "dead_letter"],
+    ]);
+  });
+
+  test("of a code that no retry can cure is a dead letter at once", async () => {
+    const kind = await addKind(database, "hopeless", { nonRetryable: ["focus_invalid", "job_kind_unknown"] });
+    const runId = await addRun(database, tenantId, kind);
+    await execute(runId, async () => {
+      throw new AppError("focus_invalid");
+    });
+    expect(await runRow(database, runId)).toMatchObject({ state: "DEAD_LETTER", attempt: 1, error_code: "focus_invalid" });
+
+    const orphan = await addRun(database, tenantId, kind);
+    await executeRun({ db, log, worker: "one" }, { tenantId, runId: orphan }, {});
+    expect(await runRow(database, orphan)).toMatchObject({ state: "DEAD_LETTER", error_code: "job_kind_unknown" });
+  });
+
+  test("of the database carries its SQLSTATE, and one of a stranger's making is kept whole", async () => {
+    const kind = await addKind(database, "odd");
+    const divided = await addRun(database, tenantId, kind);
+    await execute(divided, ({ call }) => call("select 1 / $3::int as n where $1 <> $2", [0], Row));
+    expect(await runRow(database, divided)).toMatchObject({ state: "FAILED", error_code: "sqlstate_22012" });
+
+    const thrown = await addRun(database, tenantId, kind);
+    await execute(thrown, () => {
+      throw "a text with a NUL \0 in it";
+    });
+    expect(await runRow(database, thrown)).toMatchObject({
+      error_code: "internal_error",
+      error: "a text with a NUL \uFFFD in it",
+    });
+    expect(lines.findLast((line) => line["run_id"] === divided)).toMatchObject({
+      msg: "job_failed",
+      error_code: "sqlstate_22012",
+      err: { message: "division by zero" },
+    });
+  });
+
+  test("of a result that SQL refuses fails the attempt, and nothing of it is applied", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "unstorable"));
+    await execute(runId, async () => ({ text: "\0" }));
+    expect(await runRow(database, runId)).toMatchObject({ state: "FAILED", error_code: "sqlstate_22P05", result: null });
+  });
+
+  test("that cannot be written is thrown, so that the queue keeps the token", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "unwritable"));
+    const suspend = (status: string) =>
+      database.sql("update app.tenants set status = $2 where tenant_id = $1", [tenantId, status]);
+    const running = execute(runId, async () => {
+      await suspend("SUSPENDED");
+      throw new Error("and no way to say so");
+    });
+    await expect(running).rejects.toMatchObject({ code: "rls_enforcement_failed" });
+    await suspend("ACTIVE");
+    expect(await runRow(database, runId)).toMatchObject({ state: "RUNNING" });
+  });
+});
+
+describe("a shutdown that cannot wait", () => {
+  test("aborts the run, which is tried again", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "shut"));
+    const shutdown = new AbortController();
+    setTimeout(() => shutdown.abort(), 100);
+    const took = await execute(runId, ({ signal }) => untilAborted(signal), "one", shutdown.signal);
+    expect(took).toBeLessThan(1_000);
+    expect(await runRow(database, runId)).toMatchObject({ state: "FAILED", error_code: "shutdown" });
+  });
+
+  test("lets a result count that is there in time", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "shut_late"));
+    const shutdown = new AbortController();
+    await execute(
+      runId,
+      async () => {
+        shutdown.abort();
+        await sleep(50);
+        return "done";
+      },
+      "one",
+      shutdown.signal,
+    );
+    expect(await runRow(database, runId)).toMatchObject({ state: "COMPLETED", result: "done" });
+  });
+
+  test("claims nothing any more", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "unshut"));
+    const refused = execute(runId, async () => expect.unreachable(), "one", AbortSignal.abort());
+    await expect(refused).rejects.toMatchObject({ code: "shutdown" });
+    expect(await runRow(database, runId)).toMatchObject({ state: "PENDING", attempt: 0 });
+  });
+});
+
+async function tokensOf(runId: string): Promise<string[]> {
+  const tokens = await database.sql("select key from graphile_worker.jobs where key like $1", [`run:${runId}:%`]);
+  return tokens.map((token) => token["key"]);
+}
