@@ -33,6 +33,8 @@
 --!include app/cost_lines.sql
 --!include app/cost_daily.sql
 --!include app/cost_periods.sql
+--!include app/cost_lines_current.sql
+--!include app/cost_daily_current.sql
 --!include app_private/cost_line_flags.sql
 --!include app_private/doubtful_flags.sql
 --!include app_private/cost_import_open.sql
@@ -116,6 +118,7 @@
 --!include app_private/detect_cost_anomaly.sql
 --!include app_private/detect_untagged_spend.sql
 --!include app_private/findings_save.sql
+--!include app_private/narration_refuse.sql
 --!include app_private/narration_check.sql
 --!include app_private/analysis_apply.sql
 --!include app_private/analysis_status.sql
@@ -138,6 +141,7 @@
 --!include ops/budget_set.sql
 --!include ops/llm_price_set.sql
 --!include ops/report.sql
+--!include ops/report_text.sql
 --!include ops/findings.sql
 --!include ops/budgets.sql
 --!include ops/imports.sql

@@ -17,8 +17,8 @@ export type AnalysisRequest = {
 };
 
 /**
- * Asks for an analysis; with the key of an earlier request, gives that one again. Throws `budget_exceeded` and
- * `no_price` before a run exists, and `idempotency_conflict`.
+ * Asks for an analysis; with the key of an earlier request, gives that one again. Throws `budget_exceeded`
+ * and `no_price` before a run exists, and `idempotency_conflict`.
  */
 export async function analysisRequest(
   db: Db,
@@ -68,8 +68,8 @@ const Analysis = z.object({
 });
 
 /**
- * An analysis as it stands: what its calls held and cost, in nano-USD and in decimals of a dollar; how many findings
- * were open at its end. `fallback_reason` says why the template worded it.
+ * An analysis as it stands: what its calls held and cost, in nano-USD and in decimals of a dollar; how many
+ * findings were open at its end. `fallback_reason` says why the template worded it.
  */
 export type Analysis = z.infer<typeof Analysis>;
 

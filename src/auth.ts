@@ -1,4 +1,5 @@
-// Who calls: a signed bearer token whose claim names the tenant. Only HS256 with our own key is ever accepted.
+// Who calls: a signed bearer token whose claim names the tenant. Only HS256 with our own key is ever
+// accepted.
 import { jwtVerify, SignJWT } from "jose";
 import { z } from "zod";
 import type { Config } from "./config.ts";
@@ -17,8 +18,8 @@ const TOKEN_MAX_CHARACTERS = 4096;
 const Claims = z.object({ sub: z.string().min(1).max(200), tenant_id: z.uuid() });
 
 /**
- * The caller behind an `Authorization` header. Throws `unauthorized` without a reason: a forger learns nothing, not
- * even from `cause`, which is for the log. `detail` is empty always.
+ * The caller behind an `Authorization` header. Throws `unauthorized` without a reason: a forger learns
+ * nothing, not even from `cause`, which is for the log. `detail` is empty always.
  */
 export async function authenticate(config: TokenKey, header: string | undefined): Promise<Caller> {
   const token = /^bearer +([\w-]+\.[\w-]+\.[\w-]+)$/i.exec(header ?? "")?.[1];

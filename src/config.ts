@@ -129,9 +129,10 @@ const NEEDED: Record<Part, readonly Name[]> = {
 };
 
 /**
- * Reads the settings of a part. A variable that is empty counts as absent; a secret may come from the file that
- * `<NAME>_FILE` names. In development, keys that are absent come from the local secrets, made at the first start.
- * Throws one `config_invalid` that lists every fault: the variable, what is wrong, and what to set; never a secret.
+ * Reads the settings of a part. A variable that is empty counts as absent; a secret may come from the file
+ * that `<NAME>_FILE` names. In development, keys that are absent come from the local secrets, made at the
+ * first start. Throws one `config_invalid` that lists every fault: the variable, what is wrong, and what to
+ * set; never a secret.
  */
 export function readConfig<P extends Part>(part: P, env: Environ = process.env): Config<P> {
   const faults: Fault[] = [];
@@ -247,7 +248,9 @@ function fault(name: Name, wrong: string): Fault {
   return { variable: name, wrong, set: `${VARIABLES.shape[name].description}${file}` };
 }
 
-/** One line for each variable: its first fault. A secret whose file is at fault is not called missing as well. */
+/**
+ * One line for each variable: its first fault. A secret whose file is at fault is not called missing as well.
+ */
 function refusal(faults: readonly Fault[]): AppError {
   const first = new Map<string, Fault>();
   for (const each of faults) {

@@ -63,47 +63,47 @@ export async function systemCall<T>(
 }
 
 /** One statement, or a short transaction where the statement has a time limit of its own. */
-async function query(client: pg.PoolClient, text: string, values: unknown[], options: CallOptions): Promise<pg.QueryResult> {
+async function query(
+  client: pg.PoolClient,
+  text: string,
+  values: unknown[],
+  options: CallOptions,
+): Promise<pg.QueryResult> {
   if (options.timeoutMs === undefined) return client.query(text, values);
   await client.query("begin");
   // In a statement of its own: a timeout set inside the statement that it should limit does nothing.
-  await client.query("select set_config('statement_timeout', $1, true)", [String(Math.max(1, Math.ceil(options.timeoutMs)))]);
+  await client.query("select set_config('statement_timeout', $1, true)", [
+    String(Math.max(1, Math.ceil(options.timeoutMs))),
+  ]);
   const result = await client.query(text, values);
   await client.query("commit");
   return result;
 }
 
 /** Lends a connection. After any error it is destroyed, never pooled again: nothing of one tenant meets the next. */
-async function lend<T>(pool: pg.Pool, options: CallOptions, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
-  options.signal?.throwIfAborted();
-  const client = await pool.connect();
-  if (options.signal?.aborted) {
-    client.release();
-    throw options.signal.reason;
-  }
-  let destroyed = false;
-  const destroy = () => {
-    if (destroyed) return;
-    destroyed = true;
-    client.release(true);
-  };
+async function lend<T>(
+  pool: pg.Pool,
+  { signal }: CallOptions,
+  work: (client: pg.PoolClient) => Promise<T>,
+): Promise<T> {
+  signal?.throwIfAborted();
   const aborted = Promise.withResolvers<never>();
-  aborted.promise.catch(() => {});
-  const onAbort = () => {
-    destroy();
-    aborted.reject(options.signal?.reason);
-  };
-  options.signal?.addEventListener("abort", onAbort, { once: true });
+  aborted.promise.catch(() => {}); // awaited only in races, which may be over
+  const onAbort = () => aborted.reject(signal?.reason);
+  signal?.addEventListener("abort", onAbort, { once: true });
+  const connecting = pool.connect();
+  let client: pg.PoolClient | undefined;
   try {
+    client = await Promise.race([connecting, aborted.promise]);
     const result = await Promise.race([work(client), aborted.promise]);
-    if (!destroyed) client.release();
-    destroyed = true;
+    client.release();
     return result;
   } catch (error) {
-    destroy();
+    if (client !== undefined) client.release(true);
+    else connecting.then((late) => late.release()).catch(() => {}); // nobody waits for it any more
     throw translate(error);
   } finally {
-    options.signal?.removeEventListener("abort", onAbort);
+    signal?.removeEventListener("abort", onAbort);
   }
 }
 

@@ -67,7 +67,12 @@ export class AppError extends Error {
 
   constructor(
     code: ErrorCode,
-    facts: { message?: string; detail?: Record<string, unknown>; hint?: string | undefined; cause?: unknown } = {},
+    facts: {
+      message?: string;
+      detail?: Record<string, unknown>;
+      hint?: string | undefined;
+      cause?: unknown;
+    } = {},
   ) {
     super(facts.message ?? code, facts.cause === undefined ? undefined : { cause: facts.cause });
     this.name = "AppError";
@@ -82,7 +87,9 @@ export class AppError extends Error {
 /** Turns what the database raised on purpose into an `AppError`; every other error comes back as it is. */
 export function translate(error: unknown): unknown {
   if (!(error instanceof pg.DatabaseError)) return error;
-  const code = isRowSecurityRefusal(error) ? "rls_enforcement_failed" : CODE_OF_SQLSTATE.get(error.code ?? "");
+  const code = isRowSecurityRefusal(error)
+    ? "rls_enforcement_failed"
+    : CODE_OF_SQLSTATE.get(error.code ?? "");
   if (code === undefined) return error;
   return new AppError(code, {
     detail: code === "rls_enforcement_failed" ? {} : factsOf(error.detail),

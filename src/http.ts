@@ -1,4 +1,5 @@
-// The HTTP endpoint: limits, one log line and one measurement per request, errors as problems, and a quiet end.
+// The HTTP endpoint: limits, one log line and one measurement per request, errors as problems, and a quiet
+// end.
 import { randomUUID } from "node:crypto";
 import { STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
@@ -31,7 +32,10 @@ export type HttpDeps = {
 /** The endpoint, not yet listening. */
 export type HttpApp = {
   app: FastifyInstance;
-  /** From now on `/readyz` says 503 and connections end with their answer; `app.close()` then waits for the last. */
+  /**
+   * From now on `/readyz` says 503 and connections end with their answer; `app.close()` then waits for the
+   * last.
+   */
   drain(): void;
 };
 
@@ -59,7 +63,8 @@ export function createApp(deps: HttpDeps): HttpApp {
     genReqId: () => randomUUID(),
     bodyLimit: BODY_BYTES_MAX,
     requestTimeout: REQUEST_TIMEOUT_MS,
-    handlerTimeout: HANDLER_TIMEOUT_MS, // Fastify stops this clock when it has read a body: a POST brings its own
+    // Fastify stops this clock when it has read a body: a POST brings a deadline of its own.
+    handlerTimeout: HANDLER_TIMEOUT_MS,
     return503OnClosing: false,
     http: {
       headersTimeout: HEADERS_TIMEOUT_MS,
@@ -87,7 +92,8 @@ export function createApp(deps: HttpDeps): HttpApp {
   const known = knownRoutes(app);
   app.register(async (scope) => probes(scope, { ...deps, isDraining: () => draining }));
   app.register(async (scope) => tenantApi(scope, deps, HANDLER_TIMEOUT_MS), { prefix: "/v1" });
-  app.register(async (scope) => refuseOtherMethods(scope, known)); // last, and outside of the hooks of the others
+  // Last, so that every route is known, and outside of the hooks of the others.
+  app.register(async (scope) => refuseOtherMethods(scope, known));
   return { app, drain };
 }
 

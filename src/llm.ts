@@ -60,9 +60,9 @@ const HOLD_MARGIN_MS = 60_000;
 
 /** The provider of the settings, named after its host; without an address, the offline analyst. */
 export function providerOf(settings: {
-  baseUrl: string | undefined;
-  apiKey: string | undefined;
-  model: string | undefined;
+  baseUrl?: string | undefined;
+  apiKey?: string | undefined;
+  model?: string | undefined;
 }): Provider {
   const { baseUrl, apiKey, model } = settings;
   if (baseUrl === undefined || model === undefined) return OFFLINE;

@@ -1,4 +1,5 @@
-// Logs: JSON lines on stderr (stdout is for results), readable where a person watches, and never a secret in them.
+// Logs: JSON lines on stderr (stdout is for results), readable where a person watches, and never a secret in
+// them.
 import pg from "pg";
 import pino from "pino";
 import pretty from "pino-pretty";
@@ -7,7 +8,10 @@ import { AppError, ERRORS } from "./errors.ts";
 
 export type Log = pino.Logger;
 
-/** `destination` takes the lines in place of stderr; `readable` overrides the look at whether that is a terminal. */
+/**
+ * `destination` takes the lines in place of stderr; `readable` overrides the look at whether that is a
+ * terminal.
+ */
 export type LogOptions = {
   level: Config["logLevel"];
   part?: string;
@@ -19,8 +23,13 @@ const REDACTED = "[redacted]";
 const CAUSES = 3;
 
 /** Fields that hold a secret or a prompt, at whatever depth; compared in lower case, without `-` and `_`. */
-const SECRET_FIELD =
-  /^(authorization|proxyauthorization|cookie|setcookie|prompt|systemprompt|instructions|messages|content|requestbodyvalues)$|(password|secret|token|ticket|apikey|secretkey|ticketkey|databaseurl|connectionstring)$/;
+const SECRET_FIELD = new RegExp(
+  [
+    "^(authorization|proxyauthorization|cookie|setcookie)$",
+    "^(prompt|systemprompt|instructions|messages|content|requestbodyvalues)$",
+    "(password|secret|token|ticket|apikey|secretkey|ticketkey|databaseurl|connectionstring)$",
+  ].join("|"),
+);
 
 /** Secrets that show what they are, wherever in a text they stand. */
 const SECRET_TEXTS: readonly (readonly [RegExp, string])[] = [
@@ -32,7 +41,9 @@ const SECRET_TEXTS: readonly (readonly [RegExp, string])[] = [
   [/(password\s*=\s*)('[^']*'|[^\s'&]+)/gi, `$1${REDACTED}`], // and in a connection string
 ];
 
-/** A logger of JSON lines with `level`, `time` and `part`. An error belongs in `err`; every line is redacted. */
+/**
+ * A logger of JSON lines with `level`, `time` and `part`. An error belongs in `err`; every line is redacted.
+ */
 export function createLog({ level, part, destination, readable }: LogOptions): Log {
   const stderr = destination ?? pino.destination({ dest: 2, sync: true });
   return pino(
@@ -63,8 +74,9 @@ function readably(destination: pino.DestinationStream): pino.DestinationStream {
 }
 
 /**
- * What a log may know of an error: its name, facts and causes. Of a database error the SQLSTATE and the place, not
- * its detail, which quotes rows; of any other, no field that is not named here, for a client's error holds the request.
+ * What a log may know of an error: its name, facts and causes. Of a database error the SQLSTATE and the
+ * place, not its detail, which quotes rows; of any other, no field that is not named here, for a client's
+ * error holds the request.
  */
 export function describeError(error: unknown, causes = CAUSES): Record<string, unknown> {
   if (!(error instanceof Error)) return { type: typeof error, message: String(error) };
@@ -85,7 +97,9 @@ export function describeError(error: unknown, causes = CAUSES): Record<string, u
   return described;
 }
 
-/** The line is the only door out, so it is the place to look: at fields, messages, bindings and errors alike. */
+/**
+ * The line is the only door out, so it is the place to look: at fields, messages, bindings and errors alike.
+ */
 function redactLine(line: string): string {
   return `${JSON.stringify(JSON.parse(line, redactField))}\n`;
 }

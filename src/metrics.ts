@@ -1,4 +1,5 @@
-// What a process measures, in a registry of its own. Names and labels are a contract with rules and dashboards.
+// What a process measures, in a registry of its own. Names and labels are a contract with rules and
+// dashboards.
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { Observe as ObserveLlm } from "./llm.ts";
 import type { Observe as ObserveRuns } from "./runs.ts";
@@ -23,7 +24,9 @@ const BUDGET_BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.
 const JOB_BUCKETS = [0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900];
 const LLM_BUCKETS = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120];
 
-/** The metrics of a process, counters at 0; `jobTypes` are the kinds of run whose durations start there too. */
+/**
+ * The metrics of a process, counters at 0; `jobTypes` are the kinds of run whose durations start there too.
+ */
 export function createMetrics(build: { version: string; jobTypes?: readonly string[] }): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
@@ -87,7 +90,10 @@ function runMetrics(registry: Registry, jobTypes: readonly string[]): ObserveRun
   };
 }
 
-/** The names of the tokens and of the duration are OpenTelemetry's for generative AI; cached tokens count as input. */
+/**
+ * The names of the tokens and of the duration are OpenTelemetry's for generative AI; cached tokens count as
+ * input.
+ */
 function llmMetrics(registry: Registry): Metrics["llm"] {
   const model = ["gen_ai_provider_name", "gen_ai_request_model", "gen_ai_operation_name"] as const;
   const checks = new Histogram({

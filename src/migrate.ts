@@ -29,7 +29,9 @@ export async function bootstrap(
     await client.query("select pg_advisory_lock(hashtext('holdfast.bootstrap'))");
     await client.query(await readFile(projectFile("sql/roles.sql"), "utf8"));
     for (const [login, password] of Object.entries(target.passwords)) {
-      await client.query(`alter role ${client.escapeIdentifier(login)} password ${client.escapeLiteral(password)}`);
+      await client.query(
+        `alter role ${client.escapeIdentifier(login)} password ${client.escapeLiteral(password)}`,
+      );
     }
     const { rowCount } = await client.query("select from pg_database where datname = $1", [target.database]);
     if (rowCount === 0) {
@@ -97,8 +99,15 @@ export async function registerTicketKey(client: pg.ClientBase, key: TicketKey): 
 }
 
 /** Lends a connection of its own, and ends it. */
-export async function withClient<T>(config: pg.ClientConfig, work: (client: pg.Client) => Promise<T>): Promise<T> {
-  const client = new pg.Client({ connectionTimeoutMillis: 10_000, application_name: "holdfast migrate", ...config });
+export async function withClient<T>(
+  config: pg.ClientConfig,
+  work: (client: pg.Client) => Promise<T>,
+): Promise<T> {
+  const client = new pg.Client({
+    connectionTimeoutMillis: 10_000,
+    application_name: "holdfast migrate",
+    ...config,
+  });
   client.on("error", () => {});
   await client.connect();
   try {
@@ -111,5 +120,6 @@ export async function withClient<T>(config: pg.ClientConfig, work: (client: pg.C
 /** What graphile's tools say, in our log: what they say in passing is heard only by someone who debugs. */
 function quietly(log: Log) {
   const levels = { error: "error", warning: "warn", info: "debug", debug: "trace" } as const;
-  return (scope: object) => (level: keyof typeof levels, message: string) => log[levels[level]]({ scope }, message.trim());
+  return (scope: object) => (level: keyof typeof levels, message: string) =>
+    log[levels[level]]({ scope }, message.trim());
 }

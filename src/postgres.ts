@@ -1,6 +1,6 @@
 // An embedded PostgreSQL on a folder: made where there is none, reused while it runs, stopped when we say so.
 import * as fs from "node:fs";
-import { join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "./errors.ts";
 import { embeddedPackage, type Log, runnableBinaries, serverAccount } from "./postgres_host.ts";
@@ -19,19 +19,13 @@ import {
 
 const LAUNCHES = 4;
 
-/**
- * Failures that pass: another program was quicker on the port, or the rest of a killed server is still
- * ending.
- */
+/** Failures that pass: another program was quicker on the port, or a killed server's rest still ends. */
 const PASSING =
   /could not create any TCP\/IP sockets|pre-existing shared memory block|lock file .* already exists/;
 
 /** A running server. */
 export type EmbeddedServer = {
-  /**
-   * pg ClientConfig of the superuser, over the Unix socket; it works for the server's own user and root
-   * alone.
-   */
+  /** pg ClientConfig, over the Unix socket; it works for the server's own user and root alone. */
   superuser: Superuser;
   host: "127.0.0.1";
   /** TCP; every login but the superuser, with its password. */
@@ -69,6 +63,7 @@ export type PostgresOptions = {
 export async function startPostgres(options: PostgresOptions): Promise<EmbeddedServer> {
   try {
     const packageFolder = options.packageFolder ?? embeddedPackage();
+    fs.mkdirSync(dirname(resolve(options.directory)), { recursive: true });
     fs.mkdirSync(options.directory, { recursive: true, mode: 0o700 });
     return await startLocked(fs.realpathSync(options.directory), packageFolder, options);
   } catch (error) {

@@ -8,16 +8,15 @@ import { AppError } from "./errors.ts";
 /** Where root keeps what the server's user cannot reach in its own place. */
 export const SHARED_FOLDER = "/var/lib/holdfast";
 
+const TIMEOUT_MS = 30_000;
+
 /** The system user that the server runs as, for PostgreSQL refuses to be root. */
 export type Account = { name: string; uid: number; gid: number };
 
 /** Tells a person what happens. */
 export type Log = (line: string) => void;
 
-/**
- * What makes a child run as the account, or as we do without one, the same on every machine: nothing is
- * inherited.
- */
+/** Spawn options: as the account, or as ourselves without one; and with nothing of our environment. */
 export function runAs(account: Account | undefined): {
   uid?: number;
   gid?: number;
@@ -31,10 +30,7 @@ export function runAs(account: Account | undefined): {
 /** What decides whether the published binaries can run. `glibc` is undefined where there is none. */
 export type Machine = { platform: string; arch: string; glibc: string | undefined };
 
-/**
- * The folder of the npm package with the machine's binaries. Throws `postgres_unsupported` where there is
- * none.
- */
+/** The folder of the npm package with the machine's binaries. Throws `postgres_unsupported` without one. */
 export function embeddedPackage(machine: Machine = thisMachine()): string {
   const { platform, arch, glibc } = machine;
   if (platform !== "linux" || (arch !== "x64" && arch !== "arm64")) {
@@ -57,9 +53,8 @@ export function embeddedPackage(machine: Machine = thisMachine()): string {
 export type Binaries = { postgres: string; initdb: string; major: string };
 
 /**
- * Tries the package's binaries as the account. When it cannot, for a folder above them is closed to it, they
- * are copied to /var/lib/holdfast, once per version. Throws `postgres_unsupported` when they do not run there
- * either.
+ * Tries the package's binaries as the account. Where it cannot run them, as in a folder that is closed to it,
+ * they are copied to /var/lib/holdfast, once per version. Throws `postgres_unsupported` when that fails too.
  */
 export function runnableBinaries(packageFolder: string, account: Account | undefined, log: Log): Binaries {
   let native = join(packageFolder, "native");
@@ -87,10 +82,7 @@ export function serverAccount(data: string): Account | undefined {
   return accountNamed("holdfast") ?? accountNamed("postgres") ?? newAccount();
 }
 
-/**
- * Makes a folder of root's through which every user may pass, whatever the umask. One that is there keeps its
- * mode.
- */
+/** Makes a folder of root's through which all may pass, whatever the umask. An old one keeps its mode. */
 export function makeEnterable(folder: string): void {
   if (fs.mkdirSync(folder, { recursive: true }) !== undefined) fs.chmodSync(folder, 0o711);
 }
@@ -109,6 +101,7 @@ function tryOut(native: string, account: Account | undefined): Tried {
   const child = spawnSync(join(native, "bin/postgres"), ["--version"], {
     ...runAs(account),
     encoding: "utf8",
+    timeout: TIMEOUT_MS,
   });
   const major = /\(PostgreSQL\) (\d+)/.exec(child.stdout ?? "")?.[1];
   if (child.status === 0 && major !== undefined) return { runs: true, major };
@@ -118,16 +111,15 @@ function tryOut(native: string, account: Account | undefined): Tried {
   };
 }
 
+type Link = { source: string; target: string };
+
 /** npm packages hold no links; a script of the package makes them, unless npm ran with --ignore-scripts. */
 function mendLinks(native: string): void {
   try {
-    const links = JSON.parse(fs.readFileSync(join(native, "pg-symlinks.json"), "utf8")) as Record<
-      string,
-      string
-    >[];
+    const links = JSON.parse(fs.readFileSync(join(native, "pg-symlinks.json"), "utf8")) as Link[];
     for (const { source, target } of links) {
-      const path = join(dirname(native), target ?? "");
-      if (!fs.existsSync(path)) fs.symlinkSync(basename(source ?? ""), path);
+      const path = join(dirname(native), target);
+      if (!fs.existsSync(path)) fs.symlinkSync(basename(source), path);
     }
   } catch {
     // No list, or a folder we may not write: whether it matters shows when the binary is tried.
@@ -180,22 +172,14 @@ function accountNamed(name: string): Account | undefined {
 }
 
 function newAccount(): Account {
-  const ways: [string, ...string[]][] = [
-    [
-      "useradd",
-      "--system",
-      "--user-group",
-      "--no-create-home",
-      "--home-dir",
-      SHARED_FOLDER,
-      "--shell",
-      "/usr/sbin/nologin",
-    ],
-    ["adduser", "--system", "--group", "--no-create-home", "--home", SHARED_FOLDER],
+  const ways = [
+    `useradd --system --user-group --no-create-home --home-dir ${SHARED_FOLDER} --shell /bin/false holdfast`,
+    `adduser --system --group --no-create-home --home ${SHARED_FOLDER} --shell /bin/false holdfast`,
   ];
-  const failures = ways.map(([command, ...options]) => {
+  const failures = ways.map((way) => {
     if (accountNamed("holdfast") !== undefined) return "";
-    const child = spawnSync(command, [...options, "holdfast"], { ...runAs(undefined), encoding: "utf8" });
+    const [command = "", ...args] = way.split(" ");
+    const child = spawnSync(command, args, { ...runAs(undefined), encoding: "utf8", timeout: TIMEOUT_MS });
     return child.error?.message ?? child.stderr.trim();
   });
   const made = accountNamed("holdfast");

@@ -97,7 +97,10 @@ function admit(directory: string, account: Account): boolean {
 
 /** The kernel's own answer: modes, ACLs and mount options count. */
 function canEnter(folder: string, account: Account): boolean {
-  return spawnSync("/bin/sh", ["-c", 'cd -- "$1"', "sh", folder], runAs(account)).status === 0;
+  return (
+    spawnSync("/bin/sh", ["-c", 'cd -- "$1"', "sh", folder], { ...runAs(account), timeout: 10_000 })
+      .status === 0
+  );
 }
 
 /** The name is new each time: who removes the directory begins anew, and does not meet the data of before. */

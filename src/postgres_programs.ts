@@ -10,11 +10,10 @@ import { socketFolder } from "./postgres_place.ts";
 import { ask, endPostmaster, type Postmaster, refuseToWaitLonger, superuserOf } from "./postmaster.ts";
 
 const POLL_MS = 30;
+const INITDB_TIMEOUT_MS = 120_000;
 const LOG_TAIL_LINES = 12;
 
-/**
- * They stand on the command line, so that they are the same for an old folder; `alter system` sets any other.
- */
+/** On the command line, so that they are the same for an old folder; `alter system` sets any other. */
 const SETTINGS = {
   shared_buffers: "128MB",
   max_connections: "100",
@@ -60,8 +59,7 @@ export type Cluster = {
 
 /**
  * Runs initdb, under another name until the cluster is whole: one that is killed half-way leaves nothing that
- * looks like a cluster. What such a one has left is removed. Throws `postgres_failed` with the end of the
- * log.
+ * looks like a cluster. What such a one has left is removed. Throws `postgres_failed`, quoting the log.
  */
 export async function createCluster(cluster: Cluster): Promise<void> {
   const { data, account, binaries, signal } = cluster;
@@ -72,12 +70,8 @@ export async function createCluster(cluster: Cluster): Promise<void> {
   fs.mkdirSync(draft, { mode: 0o700 });
   try {
     if (account !== undefined) fs.chownSync(draft, account.uid, account.gid);
-    const child = begin(
-      cluster,
-      binaries.initdb,
-      [`--pgdata=${draft}`, ...INITDB_OPTIONS],
-      signal && { signal },
-    );
+    const args = [`--pgdata=${draft}`, ...INITDB_OPTIONS];
+    const child = begin(cluster, binaries.initdb, args, { timeout: INITDB_TIMEOUT_MS, signal });
     const failure = await child.ended;
     signal?.throwIfAborted();
     if (failure !== undefined) throw failed(`initdb ${failure}`, child.tail());
@@ -91,8 +85,7 @@ export async function createCluster(cluster: Cluster): Promise<void> {
 
 /**
  * Starts postgres on the TCP port and resolves once it accepts connections. It is detached from the terminal,
- * whose Ctrl-C is for us: we end the server after our own work. Throws `postgres_failed` with the end of the
- * log.
+ * whose Ctrl-C is for us: we end the server after our own work. Throws `postgres_failed`, quoting the log.
  */
 export async function launch(cluster: Cluster, port: number): Promise<Postmaster> {
   const { data, account, binaries, signal } = cluster;
@@ -147,9 +140,7 @@ function begin({ directory, account }: Cluster, program: string, args: string[],
   }
 }
 
-/**
- * Why the child ended, or undefined when it ended well. A child that cannot even be started is no exception.
- */
+/** Why the child ended, or undefined when it ended well. One that cannot be started has ended too. */
 function failureOf(child: ChildProcess): Promise<string | undefined> {
   const { promise, resolve } = Promise.withResolvers<string | undefined>();
   child.once("error", (error) => resolve(`could not be started: ${error.message}`));

@@ -96,7 +96,7 @@ export function clearStalePid(data: string): void {
   if (inUse) fs.rmSync(join(data, "postmaster.pid"), { force: true });
 }
 
-/** What the server says to a new connection: welcome, not yet or no more, nothing. Throws what else it says. */
+/** What the server says to a new connection: welcome, not yet or no more, nothing. Throws any other word. */
 export async function ask(superuser: Superuser): Promise<"ready" | "starting" | "silent"> {
   if (!superuser.host.startsWith("/")) return "silent"; // The pid file has no socket yet.
   const client = new pg.Client({ ...superuser, connectionTimeoutMillis: ASK_TIMEOUT_MS });

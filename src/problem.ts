@@ -1,7 +1,11 @@
-// Errors as callers see them: application/problem+json (RFC 9457), and nothing that is none of their business.
+// Errors as callers see them: application/problem+json (RFC 9457), and nothing that is none of their
+// business.
 import { AppError, type ErrorCode } from "./errors.ts";
 
-/** An answer that says no. `body` is the problem document; `code` is its fixed name, for the log and the metrics. */
+/**
+ * An answer that says no. `body` is the problem document; `code` is its fixed name, for the log and the
+ * metrics.
+ */
 export type Problem = {
   status: number;
   code: ErrorCode;
@@ -40,7 +44,10 @@ const AWAY_SYSTEM = new Set([
 const AWAY_MESSAGE =
   /^(timeout exceeded when trying to connect|connection terminated|cannot use a pool after)/i;
 
-/** The problem that a caller gets for any error; `requestId` leads from it to the log. What is unknown says nothing. */
+/**
+ * The problem that a caller gets for any error; `requestId` leads from it to the log. What is unknown says
+ * nothing.
+ */
 export function problemOf(error: unknown, requestId: string): Problem {
   const shown = edgeError(error);
   const { code, status } = shown;
@@ -58,7 +65,9 @@ export function problemOf(error: unknown, requestId: string): Problem {
   return { status, code, headers: headersOf(code, status), body };
 }
 
-/** The error as the edge tells it: a refused tenant is a caller to be refused, and a bug is no one's business. */
+/**
+ * The error as the edge tells it: a refused tenant is a caller to be refused, and a bug is no one's business.
+ */
 function edgeError(error: unknown): AppError {
   if (error instanceof AppError) {
     if (error.code === "rls_enforcement_failed") return new AppError("unauthorized");

@@ -1,4 +1,5 @@
-// What a first start in development makes for itself: keys and passwords of this folder alone, for its owner's eyes.
+// What a first start in development makes for itself: keys and passwords of this folder alone, for its
+// owner's eyes.
 import { randomBytes } from "node:crypto";
 import * as fs from "node:fs";
 import { join } from "node:path";
@@ -31,9 +32,10 @@ const File = z.strictObject({
 export type LocalSecrets = z.infer<typeof File>;
 
 /**
- * The secrets in `<directory>/secrets.json` (mode 0600), made by whoever comes first; all who race get the same.
- * A file that is damaged, is a link, or that others can read is refused, never replaced: the data beside it depends
- * on it, and what others could read is no secret. Throws `config_invalid`, saying what to do.
+ * The secrets in `<directory>/secrets.json` (mode 0600), made by whoever comes first; all who race get the
+ * same. A file that is damaged, is a link, or that others can read is refused, never replaced: the data
+ * beside it depends on it, and what others could read is no secret. Throws `config_invalid`, saying what to
+ * do.
  */
 export function localSecrets(directory: string): LocalSecrets {
   const path = join(directory, "secrets.json");

@@ -21,5 +21,8 @@ export function mintTicket(key: TicketKey, tenantId: string, pid: number): strin
 export function ticketPads(secret: Buffer): { ipad: Buffer; opad: Buffer } {
   const block = Buffer.alloc(64);
   secret.copy(block);
-  return { ipad: block.map((byte) => byte ^ 0x36) as Buffer, opad: block.map((byte) => byte ^ 0x5c) as Buffer };
+  return {
+    ipad: block.map((byte) => byte ^ 0x36) as Buffer,
+    opad: block.map((byte) => byte ^ 0x5c) as Buffer,
+  };
 }

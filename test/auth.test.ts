@@ -41,7 +41,7 @@ test("a minted token opens its tenant", async () => {
   expect(exp - iat).toBe(30 * 60);
 });
 
-test("a token made by hand with every claim in order is let in, so each forgery below fails for its own reason", async () => {
+test("a token made by hand, claims in order, is let in: each forgery has a fault of its own", async () => {
   expect(await authenticate(config, `Bearer ${token(CLAIMS)}`)).toEqual({ tenantId, subject: "joe" });
 });
 

@@ -189,7 +189,7 @@ test("each secret may come from a file; one newline at its end is not part of it
   expect(config.llm.apiKey).toBe("k-123");
 });
 
-test("a secret's file that is absent, empty, a folder, or beside the variable is a fault with its name", () => {
+test("a secret's file that is absent, empty, a folder, or beside the variable is a named fault", () => {
   const { TICKET_KEY: _, ...rest } = PRODUCTION;
   const absent = join(directory, "absent");
   expect(refusalOf("api", { ...rest, TICKET_KEY_FILE: absent }).message).toContain(

@@ -358,7 +358,7 @@ test.each([
   });
 });
 
-test("a refusal of the database is told with its facts, money as text, and without overwriting the document", () => {
+test("a refusal of the database is told with its facts, which cannot alter the document", () => {
   const detail = {
     reason: "exhausted",
     needed_nanousd: 12,

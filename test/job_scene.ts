@@ -2,17 +2,30 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import pino, { type Logger } from "pino";
 import { expect } from "vitest";
-import type { createDatabase } from "/tmp/scratch_jobs/database.ts";
+import type { TestDatabase } from "./support/database.ts";
 
-export type Database = Awaited<ReturnType<typeof createDatabase>>;
+/** What the superuser sees: a look behind the curtain, or a thing broken on purpose. */
+export async function sql<T extends Record<string, unknown>>(
+  { superuser }: TestDatabase,
+  text: string,
+  values: unknown[] = [],
+): Promise<T[]> {
+  return (await superuser.query<T>(text, values)).rows;
+}
 
 /** A kind of run; absent settings are those that keep a test quick. */
 export async function addKind(
-  { sql }: Database,
+  database: TestDatabase,
   kind: string,
-  settings: { timeoutSeconds?: number; maxRetries?: number; backoffMs?: number; nonRetryable?: string[] } = {},
+  settings: {
+    timeoutSeconds?: number;
+    maxRetries?: number;
+    backoffMs?: number;
+    nonRetryable?: string[];
+  } = {},
 ): Promise<string> {
   await sql(
+    database,
     `insert into app.job_kinds (kind, timeout_seconds, max_retries, backoff_base_ms, non_retryable_codes, description)
      values ($1, $2, $3, $4, $5, 'For a test.')`,
     [
@@ -26,25 +39,19 @@ export async function addKind(
   return kind;
 }
 
-let tenants = 0;
-
-/** A tenant with a monthly budget, in US dollars. */
-export async function addTenant({ sql }: Database, tier = "ACTIVE", budget = 10): Promise<string> {
-  tenants += 1;
-  const [tenant] = await sql<{ tenant_id: string }>(
-    "select tenant_id from ops.tenant_add($1, 'a test needs it', $2, tier => $3)",
-    [`tenant ${process.pid} ${tenants}`, budget, tier],
-  );
-  return tenant!.tenant_id;
-}
-
 /** A run that is due, with its token. */
-export async function addRun({ sql }: Database, tenantId: string, kind: string, input = {}): Promise<string> {
+export async function addRun(
+  database: TestDatabase,
+  tenantId: string,
+  kind: string,
+  input = {},
+): Promise<string> {
   const [run] = await sql<{ id: string }>(
+    database,
     "insert into app.job_runs (tenant_id, kind, input) values ($1, $2, $3) returning id",
     [tenantId, kind, input],
   );
-  await sql("select app_private.tokens_add(array[$1::uuid], array[$2::uuid])", [run!.id, tenantId]);
+  await sql(database, "select app_private.tokens_add(array[$1::uuid], array[$2::uuid])", [run!.id, tenantId]);
   return run!.id;
 }
 
@@ -62,8 +69,9 @@ export type RunRow = {
 };
 
 /** A run as it stands. */
-export async function runRow({ sql }: Database, runId: string): Promise<RunRow> {
+export async function runRow(database: TestDatabase, runId: string): Promise<RunRow> {
   const [row] = await sql<RunRow>(
+    database,
     `select state, attempt, failure_count, crash_count, result, error_code, error, worker,
        (extract(epoch from available_at - clock_timestamp()) * 1000)::float as wait_ms
      from app.job_runs where id = $1`,
@@ -73,12 +81,16 @@ export async function runRow({ sql }: Database, runId: string): Promise<RunRow> 
 }
 
 /** The states that a run has had, from its audit trail, whose links must hold: each begins where the last one ended. */
-export async function history({ sql }: Database, runId: string): Promise<string[]> {
+export async function history(database: TestDatabase, runId: string): Promise<string[]> {
   const events = await sql<{ from_state: string | null; to_state: string }>(
+    database,
     "select from_state, to_state from app.job_run_events where run_id = $1 order by id",
     [runId],
   );
-  expect(events.map((event) => event.from_state)).toEqual([null, ...events.slice(0, -1).map((event) => event.to_state)]);
+  expect(events.map((event) => event.from_state)).toEqual([
+    null,
+    ...events.slice(0, -1).map((event) => event.to_state),
+  ]);
   return events.map((event) => event.to_state);
 }
 
@@ -94,7 +106,10 @@ export function journal(): { log: Logger; lines: Line[]; messages(runId?: string
 }
 
 /** Waits until `look` finds something, and gives it; fails after `ms`. */
-export async function until<T>(look: () => Promise<T | undefined | false> | T | undefined | false, ms = 10_000): Promise<T> {
+export async function until<T>(
+  look: () => Promise<T | undefined | false> | T | undefined | false,
+  ms = 10_000,
+): Promise<T> {
   const end = performance.now() + ms;
   for (;;) {
     const found = await look();

@@ -1,8 +1,6 @@
 import { createServer, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, afterEach, describe, expect, test } from "vitest";
-import { database, sql } from "/tmp/llm-probe/database.ts";
-import type { Db } from "../src/db.ts";
+import { afterEach, describe, expect, test } from "vitest";
 import {
   budgetedFetch,
   ModelCallError,
@@ -14,18 +12,18 @@ import {
 import { inputTokensBound, MESSAGE_TOKENS, REQUEST_TOKENS } from "../src/llm_request.ts";
 import {
   type Answer,
+  anotherDb,
   completion,
-  db,
   endScenes,
   json,
   providers,
   type Scene,
   scene,
+  sql,
   startProvider,
-} from "./llm_scene.ts";
+} from "./support/llm_scene.ts";
 
 afterEach(endScenes);
-afterAll(() => db.pool.end());
 
 const MESSAGES = [{ role: "user", content: "Word these findings." }];
 
@@ -219,7 +217,7 @@ describe("budgetedFetch, when the provider refuses or fails", () => {
     const fetch = budgetedFetch(world.llm, world.tenantId, world.attempt);
     const addresses = [
       closed.baseUrl,
-      "http://nowhere.invalid/v1",
+      `http://${"x".repeat(64)}.invalid/v1`,
       world.provider.baseUrl.replace("http", "https"),
     ];
     for (const baseUrl of addresses) {
@@ -402,7 +400,7 @@ describe("budgetedFetch, when its own side fails", () => {
   });
 
   test("an end that cannot be written leaves the hold, says so, and does not lose the answer", async () => {
-    const lost: Db = database();
+    const lost = anotherDb();
     const world = await scene(
       async (response) => {
         await lost.pool.end();
@@ -420,7 +418,7 @@ describe("budgetedFetch, when its own side fails", () => {
   });
 
   test("without a database nothing is sent", async () => {
-    const lost = database();
+    const lost = anotherDb();
     await lost.pool.end();
     const world = await scene(ok, { llm: { db: lost } });
     await expect(send(world)).rejects.toThrow(/pool/);

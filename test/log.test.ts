@@ -1,5 +1,7 @@
+import { execFile } from "node:child_process";
 import { randomBytes, randomUUID } from "node:crypto";
 import { Writable } from "node:stream";
+import { promisify } from "node:util";
 import pg from "pg";
 import { expect, test } from "vitest";
 import { AppError } from "../src/errors.ts";
@@ -139,7 +141,7 @@ test("an error of a client that carries its request is logged without it", () =>
   expect(last()).toMatchObject({ error: { type: "Error", message: "Bad Request" } });
 });
 
-test("a database error shows its SQLSTATE and place; of its detail, only the reason of a refused tenant", () => {
+test("a database error shows its SQLSTATE and place, and a detail only for a refused tenant", () => {
   const { log, last } = capture();
   const error = Object.assign(new pg.DatabaseError("duplicate key", 0, "error"), {
     code: "23505",
@@ -182,6 +184,17 @@ test("on a terminal a line is for people, and keeps no more secrets than JSON do
   await expect.poll(() => lines.join("")).toContain("run_failed");
   expect(lines.join("")).toMatch(/^\[\d\d:\d\d:\d\d\] INFO: run_claimed with .*"tenant_id":"t-1"/);
   expectNoSecret(lines.join(""));
+});
+
+test("a process logs on stderr, and leaves stdout to its results", async () => {
+  const module = new URL("../src/log.ts", import.meta.url).href;
+  const script = `const { createLog } = await import(${JSON.stringify(module)});
+    createLog({ level: "info", part: "api" }).info("started");
+    process.exit(0);`;
+  const run = promisify(execFile)(process.execPath, ["--input-type=module", "-e", script]);
+  const { stdout, stderr } = await run;
+  expect(stdout).toBe("");
+  expect(JSON.parse(stderr)).toMatchObject({ level: "info", part: "api", msg: "started" });
 });
 
 test("below its level nothing is written", () => {

@@ -1,25 +1,24 @@
 import fc from "fast-check";
-import { afterAll, afterEach, describe, expect, test } from "vitest";
-import { sql } from "/tmp/llm-probe/database.ts";
+import { afterEach, describe, expect, test } from "vitest";
 import { createPool } from "../src/db.ts";
 import { OFFLINE } from "../src/llm.ts";
 import { inputTokensBound } from "../src/llm_request.ts";
 import { ANALYSIS_BOUND, Candidate, narrate } from "../src/narrative.ts";
 import { ground, type RawAnswer, type Wording } from "../src/narrative_answer.ts";
-import { buildPrompt, PROMPT_BYTES_MAX } from "../src/narrative_prompt.ts";
+import { buildPrompt, PROMPT_BYTES_MAX, type Prompt } from "../src/narrative_prompt.ts";
 import {
   type Answer,
   completion,
-  db,
+  database,
   endScenes,
   json,
   type Scene,
   scene,
+  sql,
   startProvider,
-} from "./llm_scene.ts";
+} from "./support/llm_scene.ts";
 
 afterEach(endScenes);
-afterAll(() => db.pool.end());
 
 function candidate(n: number, over: Partial<Candidate> = {}): Candidate {
   return {
@@ -147,6 +146,22 @@ describe("ground", () => {
   });
 });
 
+/** A prompt as the SDK writes it, but for the order of the keys. */
+function wireBody({ asked }: Prompt, model: string): string {
+  return JSON.stringify({
+    model,
+    max_completion_tokens: ANALYSIS_BOUND.maxOutputTokens,
+    response_format: {
+      type: "json_schema",
+      json_schema: { schema: asked.schema, strict: true, name: "narration" },
+    },
+    messages: [
+      { role: "system", content: asked.instructions },
+      { role: "user", content: asked.table },
+    ],
+  });
+}
+
 describe("buildPrompt", () => {
   /** Text that grows: quotes and backslashes in JSON, U+FDFA and friends under NFKC, astral and broken characters. */
   const hostile = fc
@@ -187,30 +202,28 @@ describe("buildPrompt", () => {
         expect(sent).toEqual(candidates.slice(0, sent.length));
         expect(asked.table.split("\n")).toHaveLength(sent.length + 1);
       }),
-      { numRuns: 60 },
+      { numRuns: 25 },
     );
   });
 
   test("is bounded by ANALYSIS_BOUND as it goes over the wire", () => {
     fc.assert(
       fc.property(anyCandidates, fc.string({ maxLength: 80 }), (candidates, model) => {
-        const { asked } = buildPrompt(candidates);
-        const body = JSON.stringify({
-          model,
-          max_completion_tokens: ANALYSIS_BOUND.maxOutputTokens,
-          response_format: {
-            type: "json_schema",
-            json_schema: { schema: asked.schema, strict: true, name: "narration" },
-          },
-          messages: [
-            { role: "system", content: asked.instructions },
-            { role: "user", content: asked.table },
-          ],
-        });
+        const body = wireBody(buildPrompt(candidates), model);
         expect(inputTokensBound(body, 2)).toBeLessThanOrEqual(ANALYSIS_BOUND.inputTokens);
       }),
-      { numRuns: 60 },
+      { numRuns: 25 },
     );
+  });
+
+  test("is bounded so where it is as long as can be, and the model's name too", () => {
+    const forty = (length: number) =>
+      Array.from({ length: 40 }, (_, index) => candidate(index + 1, { facts: "x".repeat(length) }));
+    const lengths = Array.from({ length: 400 }, (_, length) => length);
+    const longest = lengths.findLast((length) => buildPrompt(forty(length)).sent.length === 40) ?? 0;
+    const bound = inputTokensBound(wireBody(buildPrompt(forty(longest)), "m".repeat(512)), 2);
+    expect(bound).toBeLessThanOrEqual(ANALYSIS_BOUND.inputTokens);
+    expect(bound).toBeGreaterThan(ANALYSIS_BOUND.inputTokens - 512);
   });
 
   test("keeps the text of strangers in the table, on its own line, in plain characters", () => {
@@ -250,7 +263,7 @@ describe("narrate", () => {
     expect(narration).toMatchObject({
       narrated_by: "model",
       fallback_reason: null,
-      provider: world.provider.host,
+      provider: world.llm.provider.name,
       model: "small",
       prompt_hash: expect.stringMatching(/^[0-9a-f]{64}$/),
       summary: SUMMARY,
@@ -300,7 +313,7 @@ describe("narrate", () => {
     await sql(
       `insert into app.llm_prices (provider, model, unit, usd_per_million, valid, source)
        select 'api.openai.com', model, unit, usd_per_million, valid, source from app.llm_prices where provider = $1`,
-      [world.provider.host],
+      [world.llm.provider.name],
     );
     expect((await narrated({ ...world, llm: { ...world.llm, provider } })).narrated_by).toBe("model");
     expect(sentTo(world)).toMatchObject({ max_completion_tokens: ANALYSIS_BOUND.maxOutputTokens });
@@ -359,7 +372,7 @@ describe("narrate", () => {
     expect(narration).toMatchObject({
       narrated_by: "template",
       fallback_reason: reason,
-      provider: world.provider.host,
+      provider: world.llm.provider.name,
       model: "small",
       summary: null,
       items: [],
@@ -390,7 +403,7 @@ describe("narrate", () => {
         const run = { ...world.attempt, tenantId: world.tenantId, runId: crypto.randomUUID(), attempt };
         expect((await narrate(world.llm, run, SENT)).narrated_by).toBe("template");
       }),
-      { numRuns: 100 },
+      { numRuns: 40 },
     );
   });
 
@@ -436,7 +449,7 @@ describe("narrate", () => {
       host: "127.0.0.1",
       port: Number(closed.host.split(":")[1]),
     });
-    const lost = { ...db, pool };
+    const lost = { ...database.worker, pool };
     await expect(narrated({ ...world, llm: { ...world.llm, db: lost } })).rejects.toMatchObject({
       code: "ECONNREFUSED",
     });

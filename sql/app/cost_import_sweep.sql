@@ -45,6 +45,6 @@ comment on function app.cost_import_sweep is
   'Removes the lines of one superseded or failed import, among all tenants, max_rows at a time; 0 when nothing is left. '
   'An import that was left loading for a day has failed.';
 
-grant execute on function app.cost_import_sweep to holdfast_worker;
+grant execute on function app.cost_import_sweep to holdfast_worker, holdfast_owner;
 
 set local role holdfast_owner;

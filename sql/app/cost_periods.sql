@@ -22,25 +22,3 @@ comment on column app.cost_periods.published_at is 'When the pointer was last mo
 call app_private.isolate('app.cost_periods', for_system => true);
 grant select on app.cost_periods to holdfast_tenant;
 grant select on app.cost_periods to holdfast_system;
-
-create or replace view app.cost_lines_current with (security_invoker = true, security_barrier = true) as
-select l.*
-from app.cost_periods as p
-join app.cost_lines as l
-  on l.tenant_id = p.tenant_id
-  and l.import_id = p.import_id
-  and l.billing_period_start = p.billing_period_start;
-
-comment on view app.cost_lines_current is 'The lines that count now: those of published periods.';
-
-create or replace view app.cost_daily_current with (security_invoker = true, security_barrier = true) as
-select d.*
-from app.cost_periods as p
-join app.cost_daily as d
-  on d.tenant_id = p.tenant_id
-  and d.import_id = p.import_id
-  and d.billing_period_start = p.billing_period_start;
-
-comment on view app.cost_daily_current is 'The daily sums that count now: those of published periods.';
-
-grant select on app.cost_lines_current, app.cost_daily_current to holdfast_tenant, holdfast_system;

@@ -6,7 +6,6 @@ returns table (id uuid, status text, estimated_cost_nanousd bigint, expires_at t
 language plpgsql
 security definer  -- the shell may not write reservations
 set search_path = ''
-set synchronous_commit = on  -- a paid call follows the commit
 as $$
 declare
   v_fingerprint text := pg_catalog.md5(pg_catalog.jsonb_build_array(
@@ -18,7 +17,9 @@ declare
   v_known       app.llm_reservations;
 begin
   perform app.enter(tenant_id, ticket);
-  perform app_private.llm_request_check(idempotency_key, input_tokens_bound, max_output_tokens, ttl);
+  perform app_private.llm_request_check(idempotency_key, input_tokens_bound, max_output_tokens, attempt, ttl);
+  -- Read at the commit, which a paid call follows; a setting of the function would be gone by then.
+  perform pg_catalog.set_config('synchronous_commit', 'on', true);
 
   -- The key comes first: a replay is answered before any other check, and two racing callers make one hold.
   insert into app.llm_reservation_keys as k (tenant_id, idempotency_key, fingerprint, reservation_id)
@@ -42,7 +43,8 @@ begin
   -- The hot rows are touched last, so that their locks are short.
   if not app_private.llm_admit(tenant_id, v_id, v_needed::bigint, v_at) then
     perform app_private.llm_refuse(tenant_id, v_at, v_needed,
-      app_private.llm_cost_nanousd(input_tokens_bound, 0, 0, v_price.input_rate, null, 0), v_price.output_rate);
+      app_private.llm_cost_nanousd(input_tokens_bound, 0, 0, greatest(v_price.input_rate, v_price.cached_rate), null, 0),
+      v_price.output_rate);
   end if;
 
   return query select v_id, 'RESERVED', v_needed::bigint, v_at + ttl, false;

@@ -6,6 +6,9 @@ declare
   v_items constant jsonb := coalesce(result -> 'items', '[]');
 begin
   perform app_private.narration_check(tenant_id, run_id, v_items);
+  if coalesce(result ->> 'narrated_by', '') not in ('model', 'template') then
+    perform app_private.narration_refuse('narrated_by');
+  end if;
 
   update app.findings as f
   set rank = i.rank,

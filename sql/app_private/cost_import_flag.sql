@@ -2,28 +2,40 @@ create or replace function app_private.cost_import_flag(tenant_id uuid, import_i
 language plpgsql
 set search_path = ''
 as $$
+declare
+  v_duplicates integer[];
+  v_accounts   text[];
 begin
-  with marked as (
-    select l.line_no,
-           array_remove(array[
-             case when count(*) over same_charge > 1 then 'duplicate_line' end,
-             case when min(l.billing_currency) over same_account <> max(l.billing_currency) over same_account
-               then 'mixed_currency' end], null) as flags
+  -- Found first and marked then: as one statement the planner, which knows nothing of a new import, joins line by line.
+  select array_agg(c.line_no) into v_duplicates
+  from (
+    select l.line_no, count(*) over (
+      partition by l.charge_period_start, l.charge_period_end, l.sub_account_id, l.resource_id, l.sku_price_id, l.sku_id,
+        l.charge_category, l.charge_class, l.charge_description, l.region_id, l.pricing_quantity, l.consumed_quantity,
+        l.billed_cost, l.effective_cost, l.tags::text) as copies
     from app.cost_lines as l
-    where l.tenant_id = cost_import_flag.tenant_id and l.import_id = cost_import_flag.import_id
-    window
-      same_account as (partition by l.billing_account_id),
-      same_charge as (partition by l.charge_period_start, l.charge_period_end, l.sub_account_id, l.resource_id,
-        l.sku_price_id, l.sku_id, l.charge_category, l.charge_class, l.charge_description, l.region_id,
-        l.pricing_quantity, l.consumed_quantity, l.billed_cost, l.effective_cost, l.tags::text)
-  )
+    where l.tenant_id = cost_import_flag.tenant_id and l.import_id = cost_import_flag.import_id) as c
+  where c.copies > 1;
+
   update app.cost_lines as l
-  set dq_flags = l.dq_flags || m.flags
-  from marked as m
+  set dq_flags = array_append(l.dq_flags, 'duplicate_line')
   where l.tenant_id = cost_import_flag.tenant_id
     and l.import_id = cost_import_flag.import_id
-    and l.line_no = m.line_no
-    and m.flags <> '{}';
+    and l.line_no = any (v_duplicates);
+
+  select array_agg(a.account) into v_accounts
+  from (
+    select coalesce(l.billing_account_id, '') as account
+    from app.cost_lines as l
+    where l.tenant_id = cost_import_flag.tenant_id and l.import_id = cost_import_flag.import_id
+    group by coalesce(l.billing_account_id, '')
+    having min(l.billing_currency) <> max(l.billing_currency)) as a;
+
+  update app.cost_lines as l
+  set dq_flags = array_append(l.dq_flags, 'mixed_currency')
+  where l.tenant_id = cost_import_flag.tenant_id
+    and l.import_id = cost_import_flag.import_id
+    and coalesce(l.billing_account_id, '') = any (v_accounts);
 end
 $$;
 

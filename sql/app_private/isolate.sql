@@ -1,19 +1,21 @@
 create or replace procedure app_private.isolate(target regclass, for_system boolean default false)
 language plpgsql
 set search_path = ''
-set client_min_messages = warning  -- "policy does not exist, skipping" tells nobody anything
 as $$
 declare
   v_own      constant text := '(app_private.require() AND (tenant_id = '
     '( SELECT app_private.current_tenant_id() AS current_tenant_id)))';
   v_expected constant text[] := case when for_system then array['system_all to holdfast_system: true'] else '{}' end
-    || ('tenant_isolation to holdfast_owner,holdfast_tenant: ' || v_own);
+    || ('tenant_isolation to holdfast_owner,holdfast_tenant: ' || v_own || ' check ' || v_own);
   v_present  text[];
+  v_policy   name;
 begin
-  select pg_catalog.array_agg(pg_catalog.format('%s to %s: %s', p.polname,
+  select pg_catalog.array_agg(pg_catalog.format('%s to %s: %s%s%s', p.polname,
            (select pg_catalog.string_agg(r.rolname, ',' order by r.rolname)
             from pg_catalog.pg_roles as r where r.oid = any (p.polroles)),
-           pg_catalog.pg_get_expr(p.polqual, p.polrelid)) order by p.polname)
+           pg_catalog.pg_get_expr(p.polqual, p.polrelid),
+           ' check ' || pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid),
+           case when p.polcmd <> '*' or not p.polpermissive then ' for less' end) order by p.polname)
   into v_present
   from pg_catalog.pg_class as c
   join pg_catalog.pg_policy as p on p.polrelid = c.oid
@@ -25,8 +27,10 @@ begin
   end if;
 
   execute pg_catalog.format('alter table %s enable row level security, force row level security', target);
-  execute pg_catalog.format('drop policy if exists tenant_isolation on %s', target);
-  execute pg_catalog.format('drop policy if exists system_all on %s', target);
+  -- Policies are OR-ed: one that is not ours would open the table.
+  for v_policy in select p.polname from pg_catalog.pg_policy as p where p.polrelid = target loop
+    execute pg_catalog.format('drop policy %I on %s', v_policy, target);
+  end loop;
   execute pg_catalog.format(
     'create policy tenant_isolation on %s to holdfast_owner, holdfast_tenant using %s with check %s',
     target, v_own, v_own);

@@ -11,10 +11,19 @@ from tenant_tables as t
 where not (t.relrowsecurity and t.relforcerowsecurity)
   or not exists (select from pg_catalog.pg_policy as p where p.polrelid = t.oid and p.polname = 'tenant_isolation')
 union all
-select 'policy_to_public', p.polrelid::regclass::text || ' ' || p.polname
+-- Permissive policies are OR-ed, so one more of them opens the table: only what isolate makes may stand.
+select 'policy_unexpected', p.polrelid::regclass::text || ' ' || p.polname
 from pg_catalog.pg_policy as p
 join tenant_tables as t on t.oid = p.polrelid
-where p.polroles = '{0}'
+cross join lateral (
+  select array(select r.rolname::text from pg_catalog.pg_roles as r where r.oid = any (p.polroles) order by r.rolname) as roles,
+         replace(pg_catalog.pg_get_expr(p.polqual, p.polrelid), 'app_private.', '') as qual,
+         replace(pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid), 'app_private.', '') as with_check,
+         '(require() AND (tenant_id = ( SELECT current_tenant_id() AS current_tenant_id)))' as own) as x
+where (p.polname::text, p.polcmd, p.polpermissive, x.roles, x.qual, x.with_check) is distinct from
+    ('tenant_isolation', '*', true, array['holdfast_owner', 'holdfast_tenant'], x.own, x.own)
+  and (p.polname::text, p.polcmd, p.polpermissive, x.roles, x.qual, x.with_check) is distinct from
+    ('system_all', '*', true, array['holdfast_system'], 'true', null)
 union all
 select 'unique_key_without_tenant', i.indexrelid::regclass::text
 from pg_catalog.pg_index as i
@@ -34,12 +43,34 @@ select 'foreign_key_to_hot_counter', k.conrelid::regclass::text || ' ' || k.conn
 from pg_catalog.pg_constraint as k
 where k.contype = 'f' and k.confrelid = 'app.llm_budget_periods'::regclass
 union all
-select 'tenant_role_may_more_than_select', c.oid::regclass::text || ' ' || pg_catalog.pg_get_userbyid(x.grantee) || ' ' || x.privilege_type
+-- The logins may touch no table, the tenant role may only select, and nobody may what everybody may.
+select 'grant_unexpected', c.oid::regclass::text || ' ' || coalesce(r.rolname, 'public') || ' ' || x.privilege_type
 from pg_catalog.pg_class as c
 join pg_catalog.pg_namespace as n on n.oid = c.relnamespace and n.nspname in ('app', 'app_private', 'ops')
-cross join lateral pg_catalog.aclexplode(c.relacl) as x
-where pg_catalog.pg_get_userbyid(x.grantee) in ('holdfast_tenant', 'holdfast_service', 'holdfast_worker')
-  and (x.privilege_type <> 'SELECT' or c.relispartition)
+cross join lateral (
+  select a.grantee, a.privilege_type from pg_catalog.aclexplode(c.relacl) as a
+  union
+  select a.grantee, a.privilege_type
+  from pg_catalog.pg_attribute as t cross join lateral pg_catalog.aclexplode(t.attacl) as a
+  where t.attrelid = c.oid) as x
+left join pg_catalog.pg_roles as r on r.oid = x.grantee
+where x.grantee = 0
+  or (r.rolname in ('holdfast_service', 'holdfast_worker')
+    and (c.oid, x.privilege_type) <> ('app.error_codes'::regclass, 'SELECT'))
+  or (r.rolname = 'holdfast_tenant' and (x.privilege_type <> 'SELECT' or c.relispartition))
+union all
+-- Row security binds an owner only while it is forced, and a superuser never.
+select 'owner_unexpected', c.oid::regclass::text || ' ' || pg_catalog.pg_get_userbyid(c.relowner)
+from pg_catalog.pg_class as c
+join pg_catalog.pg_namespace as n on n.oid = c.relnamespace and n.nspname in ('app', 'app_private', 'ops')
+where c.relkind in ('r', 'p', 'v', 'm', 'S', 'c')
+  and (pg_catalog.pg_get_userbyid(c.relowner) not in ('holdfast_owner', 'holdfast_system')
+    or (c.relkind in ('r', 'p') and pg_catalog.pg_get_userbyid(c.relowner) <> 'holdfast_owner'))
+union all
+select 'owner_unexpected', p.oid::regprocedure::text || ' ' || pg_catalog.pg_get_userbyid(p.proowner)
+from pg_catalog.pg_proc as p
+join pg_catalog.pg_namespace as n on n.oid = p.pronamespace and n.nspname in ('app', 'app_private', 'ops')
+where pg_catalog.pg_get_userbyid(p.proowner) not in ('holdfast_owner', 'holdfast_system')
 union all
 select 'view_hides_its_reader', c.oid::regclass::text
 from pg_catalog.pg_class as c

@@ -9,7 +9,7 @@ declare
   v_needed numeric;
   v_tight  bigint;
 begin
-  perform app_private.llm_request_check('headroom', input_tokens_bound, max_output_tokens, interval '0');
+  perform app_private.llm_request_check('headroom', input_tokens_bound, max_output_tokens, 1, interval '0');
   select p.* into v_price from app_private.llm_price_of(provider, model, v_at) as p;
   v_needed := app_private.llm_cost_nanousd(input_tokens_bound, 0, max_output_tokens,
     greatest(v_price.input_rate, v_price.cached_rate), null, v_price.output_rate);
@@ -18,7 +18,8 @@ begin
   from app_private.llm_headroom(tenant_id, v_at) as h;
   if v_tight is null or v_tight < v_needed or v_tight < 0 then
     perform app_private.llm_refuse(tenant_id, v_at, v_needed,
-      app_private.llm_cost_nanousd(input_tokens_bound, 0, 0, v_price.input_rate, null, 0), v_price.output_rate);
+      app_private.llm_cost_nanousd(input_tokens_bound, 0, 0, greatest(v_price.input_rate, v_price.cached_rate), null, 0),
+      v_price.output_rate);
   end if;
 end
 $$;

@@ -14,6 +14,11 @@ begin
   if pg_catalog.to_regclass(pg_catalog.format('%I.%I', v_schema, v_name)) is not null then
     return;
   end if;
+  -- Creating a partition takes this lock anyway. Taken first, another caller may have made it while we waited.
+  execute pg_catalog.format('lock table %s in access exclusive mode', parent);
+  if pg_catalog.to_regclass(pg_catalog.format('%I.%I', v_schema, v_name)) is not null then
+    return;
+  end if;
   execute pg_catalog.format('create table %I.%I partition of %s for values from (%L) to (%L)',
     v_schema, v_name, parent,
     app_private.uuid_v7_floor(month_start),

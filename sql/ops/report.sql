@@ -15,7 +15,10 @@ join app.tiers as x on x.tier = t.tier
 left join lateral (
   select sum(d.line_count) as lines, sum(d.flagged_count) as flagged,
          mode() within group (order by d.billing_currency) as currency
-  from app.cost_daily_current as d where d.tenant_id = t.tenant_id) as c on true
+  from app.cost_periods as p
+  join app.cost_daily as d
+    on d.tenant_id = p.tenant_id and d.import_id = p.import_id and d.billing_period_start = p.billing_period_start
+  where p.tenant_id = t.tenant_id) as c on true
 left join lateral (
   select count(*) as findings from app.findings as f where f.tenant_id = t.tenant_id and f.state = 'open') as f on true
 left join lateral (

@@ -31,7 +31,10 @@ const Page = z.strictObject({
   after: z.coerce.number().int().min(0).max(2_147_483_647).default(0),
 });
 
-/** The routes under `/v1`. Each asks for a token before it reads more of the request, and gives up after `timeoutMs`. */
+/**
+ * The routes under `/v1`. Each asks for a token before it reads more of the request, and gives up after
+ * `timeoutMs`.
+ */
 export function tenantApi(
   app: FastifyInstance,
   deps: { db: Db; config: Pick<Config<"api">, "jwtSecretKey">; llm: { provider: string; model: string } },

@@ -3,7 +3,7 @@
 import { randomUUID } from "node:crypto";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import pg from "pg";
+import type pg from "pg";
 import { afterAll, beforeAll, inject } from "vitest";
 import { createPool, type Db } from "../../src/db.ts";
 import { bootstrap, withClient } from "../../src/migrate.ts";
@@ -25,7 +25,12 @@ export type TestDatabase = {
   /** Sees and may do everything: to look behind the curtain, and to break things on purpose. */
   readonly superuser: pg.Pool;
   /** Makes a tenant with a monthly budget in US dollars (10 by default). */
-  addTenant(options?: { name?: string; limitUsd?: string; tier?: string; timeZone?: string }): Promise<TestTenant>;
+  addTenant(options?: {
+    name?: string;
+    limitUsd?: string;
+    tier?: string;
+    timeZone?: string;
+  }): Promise<TestTenant>;
   /** A ticket that any backend takes, for statements that a test writes out. */
   ticket(tenantId: string): string;
 };
@@ -34,7 +39,8 @@ export type TestDatabase = {
 export function testDatabase(): TestDatabase {
   const server = inject("server");
   const name = `holdfast_${randomUUID().replaceAll("-", "").slice(0, 16)}`;
-  const url = (login: string) => `postgresql://${login}:${TEST_PASSWORD}@${server.host}:${server.port}/${name}`;
+  const url = (login: string) =>
+    `postgresql://${login}:${TEST_PASSWORD}@${server.host}:${server.port}/${name}`;
   const pools: pg.Pool[] = [];
   const open = (config: pg.PoolConfig) => {
     const pool = createPool({ ...config, application_name: "test" });
@@ -42,10 +48,16 @@ export function testDatabase(): TestDatabase {
     return pool;
   };
   const ops = open({ connectionString: url("holdfast_ops") });
-  const superuser = open({ ...server.administrator, ...inDatabase(server.administrator, name), options: "-c row_security=on" });
+  const superuser = open({
+    ...server.administrator,
+    ...inDatabase(server.administrator, name),
+    options: "-c row_security=on",
+  });
 
   beforeAll(async () => {
-    await withClient(server.administrator, (client) => client.query(`create database ${name} template ${server.template} owner holdfast_owner`));
+    await withClient(server.administrator, (client) =>
+      client.query(`create database ${name} template ${server.template} owner holdfast_owner`),
+    );
     await bootstrap(server.administrator, { database: name, passwords: {} });
   });
   afterAll(async () => {

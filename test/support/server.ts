@@ -5,7 +5,7 @@ import { readdir, readFile, rm } from "node:fs/promises";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import pg from "pg";
+import type pg from "pg";
 import type { TestProject } from "vitest/node";
 import { createLog } from "../../src/log.ts";
 import { bootstrap, migrateDatabase, withClient } from "../../src/migrate.ts";
@@ -57,7 +57,8 @@ export default async function setup(project: TestProject): Promise<() => Promise
 async function findServer(): Promise<Running> {
   const url = process.env["TEST_DATABASE_URL"];
   if (url !== undefined && url !== "") return given(url);
-  if (await answers(process.env["DOCKER_HOST"]?.replace(/^unix:\/\//, "") ?? "/var/run/docker.sock")) return container();
+  if (await answers(process.env["DOCKER_HOST"]?.replace(/^unix:\/\//, "") ?? "/var/run/docker.sock"))
+    return container();
 
   const directory = mkdtempSync(join(tmpdir(), "holdfast-test-"));
   const server = await startPostgres({ directory, port: 0, settings: FAST });
@@ -70,7 +71,12 @@ async function findServer(): Promise<Running> {
 
 function given(url: string): Running {
   const { hostname, port } = new URL(url);
-  return { administrator: { connectionString: url }, host: hostname, port: Number(port || 5432), stop: async () => {} };
+  return {
+    administrator: { connectionString: url },
+    host: hostname,
+    port: Number(port || 5432),
+    stop: async () => {},
+  };
 }
 
 /** Ten times slower to import than to find out that no engine answers, so only where one does. */
@@ -100,7 +106,10 @@ function answers(socketPath: string): Promise<boolean> {
 /** Every session of the run counts its calls of PL/pgSQL functions. */
 async function trackFunctions(administrator: pg.ClientConfig): Promise<void> {
   await withClient(administrator, async (client) => {
-    for (const login of [...LOGINS, String((await client.query("select current_user as name")).rows[0].name)]) {
+    for (const login of [
+      ...LOGINS,
+      String((await client.query("select current_user as name")).rows[0].name),
+    ]) {
       await client.query(`alter role ${client.escapeIdentifier(login)} set track_functions = 'pl'`);
     }
   });
@@ -111,7 +120,8 @@ async function reportUncalled(template: pg.ClientConfig, callsDirectory: string)
   if (process.env["FUNCTION_COVERAGE"] !== "1") return;
   const called = new Set<string>();
   for (const file of await readdir(callsDirectory)) {
-    for (const name of JSON.parse(await readFile(join(callsDirectory, file), "utf8"))) called.add(String(name));
+    for (const name of JSON.parse(await readFile(join(callsDirectory, file), "utf8")))
+      called.add(String(name));
   }
   const { rows } = await withClient(template, (client) =>
     client.query<{ name: string }>(

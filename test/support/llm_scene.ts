@@ -4,9 +4,10 @@ import { createServer, type IncomingMessage, type RequestListener, type ServerRe
 import type { AddressInfo } from "node:net";
 import pino from "pino";
 import { expect } from "vitest";
-import { database, sql } from "/tmp/llm-probe/database.ts";
-import type { Usage } from "../src/budgets.ts";
-import { type Attempt, type Llm, providerOf } from "../src/llm.ts";
+import type { Usage } from "../../src/budgets.ts";
+import { createPool, type Db } from "../../src/db.ts";
+import { type Attempt, type Llm, providerOf } from "../../src/llm.ts";
+import { testDatabase } from "./database.ts";
 
 /** What a request brought; `body` is its text. */
 export type Hit = { url: string; headers: IncomingMessage["headers"]; body: string };
@@ -69,9 +70,21 @@ export function json(
 }
 
 /** The database of this test file. */
-export const db = database();
+export const database = testDatabase();
 /** What is open; `endScenes` closes it. */
 export const providers: TestProvider[] = [];
+
+/** Rows of a statement that sees everything. */
+// biome-ignore lint/suspicious/noExplicitAny: what a test looks at, it names.
+export async function sql(text: string, values: unknown[] = []): Promise<any[]> {
+  return (await database.superuser.query(text, values)).rows;
+}
+
+/** The worker's database once more, with a pool that a test may end. */
+export function anotherDb(): Db {
+  const pool = createPool({ connectionString: database.url("holdfast_worker"), application_name: "test" });
+  return { pool, ticketKey: database.worker.ticketKey };
+}
 
 /** To be run after each test: no provider is left, and the ledger is sound. */
 export async function endScenes(): Promise<void> {
@@ -108,17 +121,21 @@ export async function scene(
 ): Promise<Scene> {
   const provider = await startProvider(answer);
   providers.push(provider);
-  for (const [unit, rate] of Object.entries(options.price ?? PRICE))
-    await addPrice(provider.host, unit, rate);
+  // A name of its own: a port comes back, and with it the prices of another scene.
+  const name = randomUUID();
+  for (const [unit, rate] of Object.entries(options.price ?? PRICE)) await addPrice(name, unit, rate);
   const tenantId = await addTenant(options.limit === undefined ? 1_000_000_000 : options.limit);
 
   const lines: Line[] = [];
   const observed: Scene["observed"] = [];
   const checks: number[] = [];
   const llm: Llm = {
-    db,
+    db: database.worker,
     log: pino({ level: "info" }, { write: (line: string) => lines.push(JSON.parse(line)) }),
-    provider: providerOf({ baseUrl: provider.baseUrl, apiKey: "sk-secret", model: "small" }),
+    provider: {
+      ...providerOf({ baseUrl: provider.baseUrl, apiKey: "sk-secret", model: "small" }),
+      name,
+    },
     deadlineMs: 5_000,
     retryDelaysMs: [5, 10],
     observe: {
@@ -145,7 +162,7 @@ function ledger(tenantId: string): Pick<Scene, "holds" | "budget"> {
         `select status, reason, attempt, input_tokens_bound::int as bound, max_output_tokens::int as max
          from app.llm_reservations where tenant_id = $1 order by id`,
         [tenantId],
-      ) as ReturnType<Scene["holds"]>,
+      ),
     budget: async () => {
       const [row] = await sql(
         `select coalesce(sum(spent_nanousd), 0)::int as spent, coalesce(sum(reserved_nanousd), 0)::int as reserved,
@@ -153,29 +170,22 @@ function ledger(tenantId: string): Pick<Scene, "holds" | "budget"> {
          from app.llm_budget_periods where tenant_id = $1`,
         [tenantId],
       );
-      return row as Awaited<ReturnType<Scene["budget"]>>;
+      return row;
     },
   };
 }
 
+/** `limit` in nano-USD; null leaves the tenant without a budget. */
 async function addTenant(limit: number | null): Promise<string> {
-  const [tenant] = await sql("insert into app.tenants (name) values ($1) returning tenant_id", [
-    randomUUID(),
-  ]);
-  if (limit !== null) {
-    await sql("insert into app.llm_budgets (tenant_id, limit_nanousd) values ($1, $2)", [
-      tenant.tenant_id,
-      limit,
-    ]);
-  }
-  return tenant.tenant_id;
+  const { tenantId } = await database.addTenant({ limitUsd: ((limit ?? 0) / 1e9).toFixed(9) });
+  if (limit === null) await sql("delete from app.llm_budgets where tenant_id = $1", [tenantId]);
+  return tenantId;
 }
 
 function addPrice(provider: string, unit: string, rate: number): Promise<unknown> {
   return sql(
     `insert into app.llm_prices (provider, model, unit, usd_per_million, valid, source)
-     select $1, 'small', $2, $3, tstzrange('2026-01-01', null), 'test'
-     where not exists (select from app.llm_prices where provider = $1 and unit = $2)`,
+     values ($1, 'small', $2, $3, tstzrange('2026-01-01', null), 'test')`,
     [provider, unit, rate],
   );
 }

@@ -1,0 +1,19 @@
+set local role holdfast_system;
+
+create or replace view ops.report_text as
+select r.tenant, r.tier,
+       to_char(r.rows, 'FM999,999,999,999') as rows,
+       to_char(r.flags, 'FM999,999,999,999') as flags,
+       r.findings::text as findings,
+       coalesce(to_char(r.saving, 'FM999,999,999,999,990') || ' ' || r.currency, '-') as saving,
+       '$' || to_char(r.reserved, 'FM999,999,990.0000') as reserved,
+       '$' || to_char(r.settled, 'FM999,999,990.0000') as settled,
+       coalesce('$' || to_char(r."left", 'FM999,999,990.00'), 'no budget') as "left",
+       r.state
+from ops.report as r;
+
+comment on view ops.report_text is 'ops.report as people read it: thousands, currencies, dollars.';
+
+grant select on ops.report_text to holdfast_ops;
+
+set local role holdfast_owner;

@@ -1,0 +1,87 @@
+// The database of `npm start`: the embedded server, or your own by DATABASE_URL; with roles, passwords and migrations.
+import type pg from "pg";
+import type { Config } from "./config.ts";
+import type { Log } from "./log.ts";
+import { bootstrap, migrateDatabase } from "./migrate.ts";
+import { startPostgres } from "./postgres.ts";
+import type { Progress } from "./progress.ts";
+import { type Login, localSecrets } from "./secrets.ts";
+
+/** A database that is ready; `stop` ends the server where it is ours. */
+export type Server = {
+  host: string;
+  port: number;
+  database: string;
+  /** Each login's password is a secret of the local folder. */
+  url(login: Login): string;
+  password(login: Login): string;
+  stop(): Promise<void>;
+};
+
+const DATABASE = "holdfast";
+
+/** Starts or finds the server, makes the database if it is new, and migrates it. */
+export async function openServer(
+  config: Config,
+  log: Log,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<Server> {
+  const { passwords } = localSecrets(config.directory);
+  const { administrator, host, port, database, stop } =
+    config.databaseUrl === undefined
+      ? await embedded(config, progress, signal)
+      : external(config.databaseUrl);
+  const server: Server = {
+    host,
+    port,
+    database,
+    password: (login) => passwords[login],
+    url: (login) =>
+      `postgresql://${login}:${passwords[login]}@${host}:${port}/${encodeURIComponent(database)}`,
+    stop,
+  };
+  try {
+    await bootstrap(administrator, { database, passwords });
+    await migrateDatabase(server.url("holdfast_admin"), config.ticketKey, log);
+    return server;
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+type Found = Pick<Server, "host" | "port" | "database" | "stop"> & { administrator: pg.ClientConfig };
+
+async function embedded(config: Config, progress: Progress, signal: AbortSignal): Promise<Found> {
+  const server = await startPostgres({
+    directory: config.directory,
+    port: config.postgresPort,
+    log: (line) => progress.say(line),
+    signal,
+  });
+  progress.say(
+    `PostgreSQL 18 ${server.reused ? "was running" : "is running"} on ${server.host}:${server.port}.`,
+  );
+  return {
+    administrator: server.superuser,
+    host: server.host,
+    port: server.port,
+    database: DATABASE,
+    stop: () => server.stop(),
+  };
+}
+
+/** The administrator connects to `postgres`, for the database itself may not be there yet. */
+function external(databaseUrl: string): Found {
+  const url = new URL(databaseUrl);
+  const database = decodeURIComponent(url.pathname.slice(1)) || DATABASE;
+  url.pathname = "/postgres";
+  return {
+    administrator: { connectionString: url.href },
+    host: url.hostname,
+    port: Number(url.port || 5432),
+    database,
+    stop: async () => {},
+  };
+}

@@ -1,0 +1,89 @@
+// sql/app_private/period_bounds.sql: days, weeks and months as the people of a time zone count them.
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { testDatabase } from "../support/database.ts";
+
+const database = testDatabase();
+
+/** The ends of the period around a moment, in UTC. */
+async function bounds(period: string, zone: string, at: string): Promise<[string, string]> {
+  const { rows } = await database.superuser.query(
+    `select to_char(period_start at time zone 'UTC', 'YYYY-MM-DD HH24:MI') as "from",
+            to_char(period_end at time zone 'UTC', 'YYYY-MM-DD HH24:MI') as "to"
+     from app_private.period_bounds($1, $2, $3::timestamptz)`,
+    [period, zone, at],
+  );
+  return [rows[0].from, rows[0].to];
+}
+
+describe("by hand", () => {
+  test.each([
+    // Kolkata is 5:30 ahead, without summer time.
+    ["day", "Asia/Kolkata", "2026-11-20 18:29+00", "2026-11-19 18:30", "2026-11-20 18:30"],
+    ["day", "Asia/Kolkata", "2026-11-20 18:30+00", "2026-11-20 18:30", "2026-11-21 18:30"],
+    ["month", "Asia/Kolkata", "2026-02-28 18:30+00", "2026-02-28 18:30", "2026-03-31 18:30"],
+    ["week", "Asia/Kolkata", "2026-11-20 12:00+00", "2026-11-15 18:30", "2026-11-22 18:30"],
+    // Apia left out 30 December 2011: it went from 10 hours behind to 14 ahead.
+    ["day", "Pacific/Apia", "2011-12-29 12:00-10", "2011-12-29 10:00", "2011-12-30 10:00"],
+    ["day", "Pacific/Apia", "2011-12-31 12:00+14", "2011-12-30 10:00", "2011-12-31 10:00"],
+    ["month", "Pacific/Apia", "2011-12-31 12:00+14", "2011-12-01 10:00", "2011-12-31 10:00"],
+    ["week", "Pacific/Apia", "2011-12-31 12:00+14", "2011-12-26 10:00", "2012-01-01 10:00"],
+    // São Paulo began summer time at midnight: 4 November 2018 began at one o'clock and had 23 hours.
+    ["day", "America/Sao_Paulo", "2018-11-04 12:00-02", "2018-11-04 03:00", "2018-11-05 02:00"],
+    ["day", "America/Sao_Paulo", "2018-11-03 23:59-03", "2018-11-03 03:00", "2018-11-04 03:00"],
+    // It ended at midnight too: 17 February 2018 had its last hour twice, 25 in all.
+    ["day", "America/Sao_Paulo", "2018-02-17 23:30-02", "2018-02-17 02:00", "2018-02-18 03:00"],
+    ["day", "America/Sao_Paulo", "2018-02-17 23:30-03", "2018-02-17 02:00", "2018-02-18 03:00"],
+    ["day", "America/Sao_Paulo", "2018-02-18 00:00-03", "2018-02-18 03:00", "2018-02-19 03:00"],
+    ["month", "America/Sao_Paulo", "2018-02-20 00:00-03", "2018-02-01 02:00", "2018-03-01 03:00"],
+    // Where clocks change in the night, that day has 23 or 25 hours.
+    ["day", "Europe/Berlin", "2026-03-29 12:00+00", "2026-03-28 23:00", "2026-03-29 22:00"],
+    ["day", "Europe/Berlin", "2026-10-25 12:00+00", "2026-10-24 22:00", "2026-10-25 23:00"],
+    // Months of 28 to 31 days, and a leap day.
+    ["month", "UTC", "2026-01-31 23:59+00", "2026-01-01 00:00", "2026-02-01 00:00"],
+    ["month", "UTC", "2028-02-29 00:00+00", "2028-02-01 00:00", "2028-03-01 00:00"],
+    ["month", "UTC", "2026-12-31 23:59+00", "2026-12-01 00:00", "2027-01-01 00:00"],
+    ["week", "UTC", "2026-11-16 00:00+00", "2026-11-16 00:00", "2026-11-23 00:00"], // a Monday
+    ["week", "UTC", "2027-01-01 00:00+00", "2026-12-28 00:00", "2027-01-04 00:00"],
+  ])("the %s in %s around %s", async (period, zone, at, from, to) => {
+    expect(await bounds(period, zone, at)).toEqual([from, to]);
+  });
+
+  test("total has no end", async () => {
+    const { rows } = await database.superuser.query(
+      "select period_start::text as from, period_end::text as to from app_private.period_bounds('total', 'UTC', now())",
+    );
+    expect(rows).toEqual([{ from: "-infinity", to: "infinity" }]);
+  });
+});
+
+test("in every time zone, every hour is in its period, and periods follow one another without a gap", async () => {
+  const seed = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
+  console.info(`period_bounds: SEED=${seed}`);
+  const moments = fc.sample(
+    fc.date({ min: new Date("2015-01-01"), max: new Date("2027-01-01"), noInvalidDate: true }),
+    {
+      seed,
+      numRuns: 60,
+    },
+  );
+  const { rows } = await database.superuser.query(
+    `with moments as (
+       select date_trunc('hour', m.at) + interval '30 minutes' as at from unnest($1::timestamptz[]) as m (at)
+       union all -- the days on which clocks go back at midnight, hour by hour
+       select h.at from unnest(array['2018-02-17', '2025-10-26', '2025-11-02', '2026-10-25']::timestamptz[]) as d (day)
+       cross join lateral generate_series(d.day - interval '6 hours', d.day + interval '30 hours', interval '30 minutes') as h (at)
+     )
+     select k.period, z.name as zone, m.at, p.period_start, p.period_end
+     from moments as m
+     cross join (values ('day'), ('week'), ('month')) as k (period)
+     cross join unnest(array['UTC', 'Pacific/Apia', 'America/Sao_Paulo', 'Asia/Kolkata', 'Atlantic/Azores',
+       'America/Havana', 'Europe/Berlin', 'Australia/Lord_Howe', 'Asia/Beirut', 'Africa/Cairo', 'America/Asuncion']) as z (name)
+     cross join lateral app_private.period_bounds(k.period, z.name, m.at) as p
+     left join lateral app_private.period_bounds(k.period, z.name, p.period_end) as n on true
+     where not (p.period_start <= m.at and m.at < p.period_end and n.period_start = p.period_end)
+     order by m.at limit 5`,
+    [moments],
+  );
+  expect(rows).toEqual([]);
+});

@@ -1,0 +1,344 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import pg from "pg";
+import { describe, expect, type TestContext, test } from "vitest";
+import { scheduleTick } from "../src/jobs.ts";
+import type { Tasks } from "../src/runs.ts";
+import { startWorker, type Worker, type WorkerOptions } from "../src/worker.ts";
+import { addKind, addRun, history, journal, type Line, runRow, sql, until } from "./job_scene.ts";
+import { TEST_TICKET_KEY } from "./support/constants.ts";
+import { type TestDatabase, testDatabase } from "./support/database.ts";
+
+const WORDED = {
+  narrated_by: "template",
+  fallback_reason: "no_findings",
+  provider: "test",
+  model: "test",
+  items: [],
+};
+
+type Scene = { worker: Worker; lines: Line[]; messages(runId?: string): string[]; fatal: unknown[] };
+
+/** A test with a database of its own, for a worker takes every token that it finds. */
+function alone(title: string, body: (database: TestDatabase, context: TestContext) => Promise<void>): void {
+  describe.concurrent(title, () => {
+    const database = testDatabase();
+    test("on a database of its own", { timeout: 60_000 }, (context) => body(database, context));
+  });
+}
+
+/** A worker in this process, on `database`, which has ended when the test ends. */
+async function work(
+  database: TestDatabase,
+  { onTestFinished }: TestContext,
+  tasks: Tasks,
+  options: Partial<WorkerOptions> = {},
+): Promise<Scene> {
+  const { log, lines, messages } = journal();
+  const fatal: unknown[] = [];
+  const worker = await startWorker({
+    workerUrl: database.url("holdfast_worker"),
+    db: database.worker,
+    tasks,
+    log,
+    concurrency: 4,
+    onFatal: (error) => void fatal.push(error),
+    ...options,
+  });
+  onTestFinished(() => worker.stop());
+  return { worker, lines, messages, fatal };
+}
+
+async function count(database: TestDatabase, from: string): Promise<number> {
+  return (await sql<{ n: number }>(database, `select count(*)::int as n from ${from}`))[0]!.n;
+}
+
+const ended = (database: TestDatabase) =>
+  count(database, "app.job_runs where state in ('COMPLETED', 'DEAD_LETTER')");
+const tokens = (database: TestDatabase) => count(database, "graphile_worker.jobs");
+
+alone("what is due runs once", async (database, context) => {
+  const tiers = ["HIGH_VALUE", "HIGH_VALUE", "ACTIVE", "ACTIVE", "DORMANT"];
+  const tenantIds = await Promise.all(
+    tiers.map(async (tier) => (await database.addTenant({ tier })).tenantId),
+  );
+
+  // The first tick is the worker's own, at its start.
+  const { worker, messages } = await work(database, context, { analysis: async () => WORDED });
+  await until(async () => (await ended(database)) === 5);
+  const runs = await sql(
+    database,
+    "select tenant_id, state, attempt, worker from app.job_runs order by tenant_id",
+  );
+  expect(runs.map((run) => run["tenant_id"])).toEqual([...tenantIds].sort());
+  for (const run of runs) expect(run).toMatchObject({ state: "COMPLETED", attempt: 1 });
+  // The run's row leads to the process and to its locks in the queue.
+  expect(runs[0]!["worker"]).toMatch(new RegExp(`:${process.pid}:pool-[0-9a-f]+$`));
+  expect(messages().filter((message) => message === "job_completed")).toHaveLength(5);
+
+  expect(await worker.tickNow()).toEqual({ runs: 0, shards: 0 });
+  // A clock that goes back, or a schedule that is set to now by hand, makes no second run of the same turn.
+  await sql(database, "update app.schedules set next_run_at = now()");
+  expect(await worker.tickNow()).toEqual({ runs: 0, shards: 48 });
+  expect(await count(database, "app.job_runs")).toBe(5);
+  await until(async () => (await tokens(database)) === 0);
+});
+
+alone("any number may tick at once", async (database) => {
+  await sql(
+    database,
+    `insert into app.tenants (name, tier)
+     select 'many ' || n, (array['HIGH_VALUE', 'ACTIVE', 'DORMANT'])[1 + n % 3] from generate_series(1, 300) as n`,
+  );
+  const ticks = await Promise.all(Array.from({ length: 24 }, () => scheduleTick(database.worker, 3)));
+
+  const sum = (key: "runs" | "shards") => ticks.reduce((total, tick) => total + tick[key], 0);
+  expect(sum("shards")).toBe(48);
+  expect(sum("runs")).toBe(300);
+  expect(await count(database, "(select distinct tenant_id from app.job_runs) as t")).toBe(300);
+  expect(await tokens(database)).toBe(300);
+  const [{ deadlocks }] = (await sql(
+    database,
+    "select deadlocks::int from pg_stat_database where datname = current_database()",
+  )) as [{ deadlocks: number }];
+  expect(deadlocks).toBe(0);
+});
+
+alone("a tick that met a deadlock is counted and tried again", async (database, context) => {
+  await database.addTenant();
+  await sql(
+    database,
+    `create sequence public.met;
+     create function public.deadlock() returns trigger language plpgsql security definer as $$
+     begin
+       if nextval('public.met') <= 2 then raise exception using errcode = '40P01', message = 'deadlock detected'; end if;
+       return null;
+     end $$;
+     create trigger deadlock before update on app.schedules for each statement execute function public.deadlock();`,
+  );
+  let counted = 0;
+  const observe = {
+    jobSeconds: () => {},
+    jobTimeout: () => {},
+    schedulerDeadlock: () => {
+      counted += 1;
+    },
+  };
+  const began = performance.now();
+  const { lines } = await work(database, context, { analysis: async () => WORDED }, { observe });
+  await until(async () => (await ended(database)) === 1);
+
+  expect(performance.now() - began).toBeGreaterThan(2_900);
+  expect(counted).toBe(2);
+  expect(lines.filter((line) => line.msg === "scheduler_deadlock_detected")).toEqual([
+    expect.objectContaining({ retry_in_ms: 1_000 }),
+    expect.objectContaining({ retry_in_ms: 2_000 }),
+  ]);
+  expect(lines.filter((line) => line.msg === "loop_failed")).toEqual([]);
+});
+
+alone("a loop that fails is logged, and goes on", async (database, context) => {
+  await database.addTenant();
+  await sql(database, "revoke execute on function app.schedule_tick from holdfast_worker");
+  const { worker, lines, fatal } = await work(
+    database,
+    context,
+    { analysis: async () => WORDED },
+    { tickEveryMs: 100 },
+  );
+  await until(() => lines.filter((line) => line.msg === "loop_failed").length >= 3);
+  expect(lines.find((line) => line.msg === "loop_failed")).toMatchObject({
+    loop: "schedule_tick",
+    err: { code: "42501" },
+  });
+  await expect(worker.tickNow()).rejects.toMatchObject({ code: "42501" });
+
+  await sql(database, "grant execute on function app.schedule_tick to holdfast_worker");
+  await until(async () => (await ended(database)) === 1);
+  expect(fatal).toEqual([]);
+});
+
+alone("a failed run comes back by its token, when it is due", async (database, context) => {
+  const kind = await addKind(database, "flaky", { maxRetries: 3, backoffMs: 200 });
+  const runId = await addRun(database, (await database.addTenant()).tenantId, kind);
+  await work(database, context, {
+    analysis: async () => WORDED,
+    flaky: async ({ attempt }) => {
+      if (attempt < 3) throw new Error("not yet");
+      return { attempt };
+    },
+  });
+  await until(async () => (await runRow(database, runId)).state === "COMPLETED");
+  expect(await runRow(database, runId)).toMatchObject({
+    attempt: 3,
+    failure_count: 2,
+    result: { attempt: 3 },
+  });
+});
+
+alone("a queue that cannot go on stops the worker, which says so", async (database, context) => {
+  const { tenantId } = await database.addTenant();
+  const { fatal, messages } = await work(database, context, {
+    analysis: async () => WORDED,
+    once: async () => "done",
+  });
+  await until(async () => (await ended(database)) === 1);
+  await until(async () => (await tokens(database)) === 0);
+
+  await sql(database, "revoke delete on graphile_worker._private_jobs from holdfast_worker");
+  const runId = await addRun(database, tenantId, await addKind(database, "once"));
+  await until(() => fatal.length > 0);
+  expect(fatal).toEqual([expect.objectContaining({ code: "42501" })]);
+  expect(messages().slice(-1)).toEqual(["worker_stopped"]);
+  expect(await runRow(database, runId)).toMatchObject({ state: "COMPLETED", result: "done" });
+});
+
+alone("the queue's schema must be there, and of this version", async (database, context) => {
+  await sql(
+    database,
+    "delete from graphile_worker.migrations where id = (select max(id) from graphile_worker.migrations)",
+  );
+  const refusal = { code: "config_invalid", hint: "Run: npm run db:migrate" };
+  await expect(work(database, context, {})).rejects.toMatchObject(refusal);
+  await sql(database, "drop schema graphile_worker cascade");
+  await expect(work(database, context, {})).rejects.toMatchObject(refusal);
+});
+
+alone("the worker may use the queue, and change nothing of its schema", async (database, context) => {
+  const grants = readFileSync(join(import.meta.dirname, "../sql/worker_grants.sql"), "utf8");
+  const policies =
+    "select oid::int, polrelid::regclass::text as table, polname from pg_policy where polrelid::regclass::text like 'graphile_worker.%' order by 2";
+  const before = await sql(database, policies);
+  expect(before.map((policy) => [policy["table"], policy["polname"]])).toEqual([
+    ["graphile_worker._private_job_queues", "worker_all"],
+    ["graphile_worker._private_jobs", "worker_all"],
+    ["graphile_worker._private_known_crontabs", "worker_all"],
+    ["graphile_worker._private_tasks", "worker_all"],
+  ]);
+  await sql(database, `set role holdfast_owner; ${grants}; reset role;`);
+  expect(await sql(database, policies)).toEqual(before);
+
+  // Row security is off for the login until a tenant is entered: what it cannot see is refused, never missing.
+  await expect(database.worker.pool.query("select from graphile_worker._private_jobs")).rejects.toMatchObject(
+    {
+      code: "42501",
+      routine: "check_enable_rls",
+    },
+  );
+  const client = new pg.Client({
+    connectionString: database.url("holdfast_worker"),
+    options: "-c row_security=on",
+  });
+  await client.connect();
+  context.onTestFinished(() => client.end());
+  await client.query("select from graphile_worker._private_jobs");
+  for (const refused of [
+    "truncate graphile_worker._private_jobs",
+    "create table graphile_worker.mine ()",
+    "alter table graphile_worker._private_jobs disable row level security",
+    "insert into graphile_worker.migrations (id) values (99)",
+    "drop policy worker_all on graphile_worker._private_jobs",
+  ]) {
+    await expect(client.query(refused), refused).rejects.toMatchObject({ code: "42501" });
+  }
+});
+
+/** A worker in a process of its own; `lines` is its log so far. */
+function spawnWorker(database: TestDatabase, { onTestFinished }: TestContext, drainMs = 10_000) {
+  const { kid, secret } = TEST_TICKET_KEY;
+  const given = {
+    workerUrl: database.url("holdfast_worker"),
+    kid,
+    secret: secret.toString("base64"),
+    drainMs,
+  };
+  const child: ChildProcess = spawn(process.execPath, [join(import.meta.dirname, "worker_process.ts")], {
+    env: { ...process.env, TEST_WORKER: JSON.stringify(given) },
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  onTestFinished(() => void child.kill("SIGKILL"));
+  const lines: Line[] = [];
+  createInterface({ input: child.stdout! }).on("line", (line) => lines.push(JSON.parse(line)));
+  return { child, lines };
+}
+
+/** Ends a process by a signal, and gives how: its exit code, or the signal. */
+async function end(child: ChildProcess, signal: NodeJS.Signals): Promise<number | string> {
+  const exit = once(child, "exit");
+  child.kill(signal);
+  const [code, by] = await exit;
+  return code ?? by;
+}
+
+alone("a worker that is killed loses no run", async (database, context) => {
+  const { tenantId } = await database.addTenant();
+  await addKind(database, "nap", { timeoutSeconds: 120 });
+  const naps = [];
+  for (let nap = 0; nap < 4; nap += 1) naps.push(await addRun(database, tenantId, "nap", { ms: 90_000 }));
+
+  const { child, lines } = spawnWorker(database, context);
+  await until(
+    () => lines.filter((line) => line.msg === "job_claimed" && line["kind"] === "nap").length === 2,
+    15_000,
+  );
+  expect(await end(child, "SIGKILL")).toBe("SIGKILL");
+  const locked = "graphile_worker.jobs where locked_at is not null and task_identifier = 'run'";
+  expect(await count(database, locked)).toBeGreaterThanOrEqual(2);
+
+  // Two were running, one more was taken from the queue but not begun: all come back, in seconds, not in four hours.
+  const { messages } = await work(database, context, {
+    analysis: async () => WORDED,
+    nap: async () => "slept",
+  });
+  const napping = "app.job_runs where kind = 'nap' and state <> 'COMPLETED'";
+  await until(async () => (await count(database, napping)) === 0, 45_000);
+
+  const rows = await Promise.all(naps.map((id) => runRow(database, id)));
+  expect(rows.map((row) => row.crash_count).sort()).toEqual([0, 0, 1, 1]);
+  for (const row of rows)
+    expect(row).toMatchObject({ result: "slept", attempt: 1 + row.crash_count, failure_count: 0 });
+  for (const [index, id] of naps.entries()) {
+    const lost = rows[index]!.crash_count === 1 ? ["RUNNING", "FAILED"] : [];
+    expect(await history(database, id)).toEqual(["PENDING", ...lost, "RUNNING", "COMPLETED"]);
+  }
+  expect(messages()).toContain("job_reaped");
+});
+
+alone("SIGTERM lets a run end, and the process with it", async (database, context) => {
+  await addKind(database, "nap");
+  const { tenantId } = await database.addTenant();
+  const runId = await addRun(database, tenantId, "nap", { ms: 1_500 });
+  const { child, lines } = spawnWorker(database, context);
+  await until(() => lines.some((line) => line["run_id"] === runId && line.msg === "job_claimed"), 15_000);
+
+  const ending = end(child, "SIGTERM");
+  const late = await addRun(database, tenantId, "nap", { ms: 0 });
+  expect(await ending).toBe(0);
+  expect(await runRow(database, runId)).toMatchObject({ state: "COMPLETED", result: { pid: child.pid } });
+  expect(lines.at(-1)).toMatchObject({ msg: "worker_stopped" });
+  // What came too late waits for the next worker, with a token that nobody holds.
+  expect(await runRow(database, late)).toMatchObject({ state: "PENDING", attempt: 0 });
+  expect(await count(database, "graphile_worker.jobs where locked_at is not null")).toBe(0);
+});
+
+alone("SIGTERM aborts a run that takes longer than the drain", async (database, context) => {
+  await addKind(database, "nap");
+  const runId = await addRun(database, (await database.addTenant()).tenantId, "nap", { ms: 20_000 });
+  const { child, lines } = spawnWorker(database, context, 500);
+  await until(() => lines.some((line) => line["run_id"] === runId && line.msg === "job_claimed"), 15_000);
+
+  const began = performance.now();
+  expect(await end(child, "SIGTERM")).toBe(0);
+  expect(performance.now() - began).toBeLessThan(5_000);
+  expect(await runRow(database, runId)).toMatchObject({
+    state: "FAILED",
+    error_code: "shutdown",
+    failure_count: 1,
+  });
+
+  await work(database, context, { analysis: async () => WORDED, nap: async () => "slept" });
+  await until(async () => (await runRow(database, runId)).state === "COMPLETED");
+});
