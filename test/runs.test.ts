@@ -53,7 +53,9 @@ async function lose(runId: string): Promise<void> {
   await sql(database, "update app.job_runs set lease_until = now() - interval '1 second' where id = $1", [
     runId,
   ]);
-  expect(await jobReap(db)).toBeGreaterThan(0);
+  await jobReap(db);
+  // A reaper that came at the same time may have taken it.
+  await until(async () => (await runRow(database, runId)).state === "FAILED");
 }
 
 describe("a run", () => {

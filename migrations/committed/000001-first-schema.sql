@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:997e174fb4fed8ecef5699d707fedc79684ce97f
+--! Hash: sha1:a9c9b848ea9045e3705513743e964a6470bdaf73
 --! Message: first schema
 
 --! Included index.sql
@@ -742,8 +742,8 @@ create table if not exists app.cost_lines (
   charge_description                     text,
   billed_cost                            numeric     not null,
   effective_cost                         numeric     not null,
-  list_cost                              numeric     not null,
-  contracted_cost                        numeric     not null,
+  list_cost                              numeric,
+  contracted_cost                        numeric,
   list_unit_price                        numeric,
   contracted_unit_price                  numeric,
   billing_currency                       text        not null,
@@ -824,8 +824,8 @@ comment on column app.cost_lines.charge_frequency is 'FOCUS ChargeFrequency: One
 comment on column app.cost_lines.charge_description is 'FOCUS ChargeDescription.';
 comment on column app.cost_lines.billed_cost is 'FOCUS BilledCost, in billing_currency.';
 comment on column app.cost_lines.effective_cost is 'FOCUS EffectiveCost, in billing_currency: what the detectors sum.';
-comment on column app.cost_lines.list_cost is 'FOCUS ListCost, in billing_currency.';
-comment on column app.cost_lines.contracted_cost is 'FOCUS ContractedCost, in billing_currency.';
+comment on column app.cost_lines.list_cost is 'FOCUS ListCost, in billing_currency; null in exports that leave it out, and flagged.';
+comment on column app.cost_lines.contracted_cost is 'FOCUS ContractedCost, in billing_currency; null in exports that leave it out, and flagged.';
 comment on column app.cost_lines.list_unit_price is 'FOCUS ListUnitPrice.';
 comment on column app.cost_lines.contracted_unit_price is 'FOCUS ContractedUnitPrice.';
 comment on column app.cost_lines.billing_currency is 'FOCUS BillingCurrency; never summed with another.';
@@ -986,8 +986,8 @@ immutable
 parallel safe
 return coalesce((line).reader_flags, '{}') || array_remove(array[
   case when (line).provider_name is null then 'missing_provider' end,
-  case when (line).contracted_cost = 0 and (line).effective_cost <> 0 then 'missing_contracted_cost' end,
-  case when (line).list_cost = 0 and (line).effective_cost <> 0 then 'missing_list_cost' end,
+  case when coalesce((line).contracted_cost, 0) = 0 and (line).effective_cost <> 0 then 'missing_contracted_cost' end,
+  case when coalesce((line).list_cost, 0) = 0 and (line).effective_cost <> 0 then 'missing_list_cost' end,
   case when (line).list_cost <> 0 and (line).list_cost < (line).contracted_cost then 'list_lt_contracted' end,
   case when (line).contracted_cost > 0 and (line).contracted_cost < (line).effective_cost
     then 'contracted_lt_effective' end,
@@ -1201,7 +1201,7 @@ begin
          l.charge_period_start::date, l.provider_name, l.sub_account_id, max(l.sub_account_name),
          l.service_category, l.service_name, l.region_id, l.charge_category,
          l.charge_class is not distinct from 'Correction', l.billing_currency,
-         sum(l.billed_cost), sum(l.effective_cost), sum(l.list_cost), sum(l.contracted_cost),
+         sum(l.billed_cost), sum(l.effective_cost), coalesce(sum(l.list_cost), 0), coalesce(sum(l.contracted_cost), 0),
          count(*), count(*) filter (where l.dq_flags <> '{}'),
          count(*) filter (where l.dq_flags && app_private.doubtful_flags())
   from app.cost_lines as l
@@ -3756,15 +3756,24 @@ begin
   end if;
 
   update app.findings as f
-  set rank = i.rank,
-      headline = i.headline,
+  set headline = i.headline,
       why = i.why,
       caveats = coalesce(i.caveats, '{}'),
       remediation_code = i.remediation_code,
       narrated_by = 'model'
   from jsonb_to_recordset(v_items) as i (
-    finding_id uuid, rank integer, headline text, why text, caveats text[], remediation_code text)
+    finding_id uuid, headline text, why text, caveats text[], remediation_code text)
   where f.tenant_id = analysis_apply.tenant_id and f.id = i.finding_id and f.run_id = analysis_apply.run_id;
+
+  -- What the model ordered comes first; what it left out keeps its order behind.
+  update app.findings as f
+  set rank = o.rank
+  from (
+    select x.id, row_number() over (order by i.rank nulls last, x.rank, x.id) as rank
+    from app.findings as x
+    left join jsonb_to_recordset(v_items) as i (finding_id uuid, rank integer) on i.finding_id = x.id
+    where x.tenant_id = analysis_apply.tenant_id and x.run_id = analysis_apply.run_id) as o
+  where f.tenant_id = analysis_apply.tenant_id and f.id = o.id and f.rank <> o.rank;
 
   insert into app.analyses (tenant_id, id, narrated_by, fallback_reason, provider, model, prompt_hash, summary, finding_count)
   select analysis_apply.tenant_id, analysis_apply.run_id, coalesce(result ->> 'narrated_by', 'template'),
@@ -3950,13 +3959,17 @@ begin
   end if;
 
   return query
-  select f.id, f.rank, f.detector, f.severity, f.state, f.currency, f.monthly_saving, f.saving_basis, f.confidence,
+  select f.id, f.place, f.detector, f.severity, f.state, f.currency, f.monthly_saving, f.saving_basis, f.confidence,
          app_private.render(f.headline, f.slots), app_private.render(f.why, f.slots),
          array(select app_private.render(c.caveat, f.slots) from unnest(f.caveats) as c (caveat)),
          f.remediation_code, f.narrated_by, f.scope, f.evidence, f.first_seen_at, f.last_seen_at, f.occurrences
-  from app.findings as f
-  where f.tenant_id = findings_list.tenant_id and f.state = findings_list.state and f.rank > after_rank
-  order by f.rank, f.id
+  from (
+    -- Counted anew within its state: findings of earlier runs kept the rank they had then, so ranks alone may tie.
+    select x.*, row_number() over (order by x.rank, x.id)::integer as place
+    from app.findings as x
+    where x.tenant_id = findings_list.tenant_id and x.state = findings_list.state) as f
+  where f.place > after_rank
+  order by f.place
   limit max_rows;
 end
 $$;

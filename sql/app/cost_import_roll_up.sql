@@ -16,7 +16,7 @@ begin
          l.charge_period_start::date, l.provider_name, l.sub_account_id, max(l.sub_account_name),
          l.service_category, l.service_name, l.region_id, l.charge_category,
          l.charge_class is not distinct from 'Correction', l.billing_currency,
-         sum(l.billed_cost), sum(l.effective_cost), sum(l.list_cost), sum(l.contracted_cost),
+         sum(l.billed_cost), sum(l.effective_cost), coalesce(sum(l.list_cost), 0), coalesce(sum(l.contracted_cost), 0),
          count(*), count(*) filter (where l.dq_flags <> '{}'),
          count(*) filter (where l.dq_flags && app_private.doubtful_flags())
   from app.cost_lines as l

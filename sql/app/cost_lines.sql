@@ -23,8 +23,8 @@ create table if not exists app.cost_lines (
   charge_description                     text,
   billed_cost                            numeric     not null,
   effective_cost                         numeric     not null,
-  list_cost                              numeric     not null,
-  contracted_cost                        numeric     not null,
+  list_cost                              numeric,
+  contracted_cost                        numeric,
   list_unit_price                        numeric,
   contracted_unit_price                  numeric,
   billing_currency                       text        not null,
@@ -105,8 +105,8 @@ comment on column app.cost_lines.charge_frequency is 'FOCUS ChargeFrequency: One
 comment on column app.cost_lines.charge_description is 'FOCUS ChargeDescription.';
 comment on column app.cost_lines.billed_cost is 'FOCUS BilledCost, in billing_currency.';
 comment on column app.cost_lines.effective_cost is 'FOCUS EffectiveCost, in billing_currency: what the detectors sum.';
-comment on column app.cost_lines.list_cost is 'FOCUS ListCost, in billing_currency.';
-comment on column app.cost_lines.contracted_cost is 'FOCUS ContractedCost, in billing_currency.';
+comment on column app.cost_lines.list_cost is 'FOCUS ListCost, in billing_currency; null in exports that leave it out, and flagged.';
+comment on column app.cost_lines.contracted_cost is 'FOCUS ContractedCost, in billing_currency; null in exports that leave it out, and flagged.';
 comment on column app.cost_lines.list_unit_price is 'FOCUS ListUnitPrice.';
 comment on column app.cost_lines.contracted_unit_price is 'FOCUS ContractedUnitPrice.';
 comment on column app.cost_lines.billing_currency is 'FOCUS BillingCurrency; never summed with another.';

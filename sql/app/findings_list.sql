@@ -19,13 +19,17 @@ begin
   end if;
 
   return query
-  select f.id, f.rank, f.detector, f.severity, f.state, f.currency, f.monthly_saving, f.saving_basis, f.confidence,
+  select f.id, f.place, f.detector, f.severity, f.state, f.currency, f.monthly_saving, f.saving_basis, f.confidence,
          app_private.render(f.headline, f.slots), app_private.render(f.why, f.slots),
          array(select app_private.render(c.caveat, f.slots) from unnest(f.caveats) as c (caveat)),
          f.remediation_code, f.narrated_by, f.scope, f.evidence, f.first_seen_at, f.last_seen_at, f.occurrences
-  from app.findings as f
-  where f.tenant_id = findings_list.tenant_id and f.state = findings_list.state and f.rank > after_rank
-  order by f.rank, f.id
+  from (
+    -- Counted anew within its state: findings of earlier runs kept the rank they had then, so ranks alone may tie.
+    select x.*, row_number() over (order by x.rank, x.id)::integer as place
+    from app.findings as x
+    where x.tenant_id = findings_list.tenant_id and x.state = findings_list.state) as f
+  where f.place > after_rank
+  order by f.place
   limit max_rows;
 end
 $$;

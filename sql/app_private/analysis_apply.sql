@@ -11,15 +11,24 @@ begin
   end if;
 
   update app.findings as f
-  set rank = i.rank,
-      headline = i.headline,
+  set headline = i.headline,
       why = i.why,
       caveats = coalesce(i.caveats, '{}'),
       remediation_code = i.remediation_code,
       narrated_by = 'model'
   from jsonb_to_recordset(v_items) as i (
-    finding_id uuid, rank integer, headline text, why text, caveats text[], remediation_code text)
+    finding_id uuid, headline text, why text, caveats text[], remediation_code text)
   where f.tenant_id = analysis_apply.tenant_id and f.id = i.finding_id and f.run_id = analysis_apply.run_id;
+
+  -- What the model ordered comes first; what it left out keeps its order behind.
+  update app.findings as f
+  set rank = o.rank
+  from (
+    select x.id, row_number() over (order by i.rank nulls last, x.rank, x.id) as rank
+    from app.findings as x
+    left join jsonb_to_recordset(v_items) as i (finding_id uuid, rank integer) on i.finding_id = x.id
+    where x.tenant_id = analysis_apply.tenant_id and x.run_id = analysis_apply.run_id) as o
+  where f.tenant_id = analysis_apply.tenant_id and f.id = o.id and f.rank <> o.rank;
 
   insert into app.analyses (tenant_id, id, narrated_by, fallback_reason, provider, model, prompt_hash, summary, finding_count)
   select analysis_apply.tenant_id, analysis_apply.run_id, coalesce(result ->> 'narrated_by', 'template'),
