@@ -1,15 +1,26 @@
 // sql/app/llm_reserve.sql: many callers at once, two budgets at once.
-import { beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { createPool } from "../../src/db.ts";
 import { AppError } from "../../src/errors.ts";
-import { type Row, refusal } from "../support/contract.ts";
+import { oneAs, type Row, refusal } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
-import { ledgerOf } from "../support/ledger.ts";
+import { type Asked, ledgerOf, RESERVE, reserveValues } from "../support/ledger.ts";
 
 const database = testDatabase();
 const ledger = ledgerOf(database);
-const { reserve, balances, broken, holdCount } = ledger;
+const { balances, broken, holdCount } = ledger;
+
+/** A connection for each of fifty callers: none waits for another but inside of the database. */
+const pool = createPool({
+  connectionString: database.url("holdfast_service"),
+  application_name: "test",
+  max: 50,
+});
+const reserve = (tenantId: string, asked?: Asked) =>
+  oneAs({ ...database.service, pool }, tenantId, RESERVE, reserveValues(asked));
 
 beforeAll(() => ledger.setPrices());
+afterAll(() => pool.end());
 
 const deadlocks = async () =>
   (

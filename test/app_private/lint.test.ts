@@ -1,0 +1,258 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { projectFile } from "../../src/migrate.ts";
+import { testDatabase } from "../support/database.ts";
+import { rolledBack } from "../support/rolled_back.ts";
+
+const database = testDatabase();
+
+/** A table that breaks no rule; each fault is one change to it. */
+function table(changes: { columns?: string; isolated?: boolean; comments?: boolean } = {}): string {
+  return `
+    create table app.things (
+      tenant_id uuid not null,
+      id        uuid not null,
+      constraint things_pkey primary key (tenant_id, id),
+      constraint things_tenant_id_fkey foreign key (tenant_id) references app.tenants (tenant_id) on delete restrict
+      ${changes.columns ?? ""}
+    );
+    ${changes.comments === false ? "" : "comment on table app.things is 'Things.'; comment on column app.things.tenant_id is 'Whose.';"}
+    comment on column app.things.id is 'Which.';
+    ${changes.isolated === false ? "" : "call app_private.isolate('app.things');"}`;
+}
+
+/** A function of the contract that breaks no rule. */
+function contract(changes: { body?: string; attributes?: string; name?: string; comment?: boolean } = {}): string {
+  const name = changes.name ?? "app.thing_do";
+  return `
+    create function ${name}(tenant_id uuid, ticket text) returns void language plpgsql
+    ${changes.attributes ?? "security definer set search_path = ''"}
+    as $$ ${changes.body ?? "begin perform app.enter(tenant_id, ticket); end"} $$;
+    ${changes.comment === false ? "" : `comment on function ${name} is 'Does a thing.';`}`;
+}
+
+/** A function of app_private with these attributes. */
+function internal(attributes: string, body = "select 1", returns = "integer"): string {
+  return `
+    create function app_private.thing() returns ${returns} language sql ${attributes} as $$ ${body} $$;
+    comment on function app_private.thing is 'Sees all tenants.';`;
+}
+
+const BOTH = "set search_path = ''";
+const THING = "app_private.thing()";
+const DO = "app.thing_do(uuid,text)";
+const SYSTEM = "set local role holdfast_system;";
+const SUPERUSER = "reset role;";
+const VIEW = `create view app.things_current WITH as select t.tenant_id from app.tenants as t;
+  comment on view app.things_current is 'Things.'; grant select on app.things_current to holdfast_tenant;`;
+
+/** What is planted (as holdfast_owner), and what exactly is reported: the objects under their rule. */
+const faults: Record<string, [fault: string, ...objects: string[]][]> = {
+  table_not_isolated: [
+    [table({ isolated: false }), "app.things"],
+    ["alter table app.findings disable row level security", "app.findings"],
+    ["call app_private.force_off('app.findings', 'app.events')", "app.events", "app.findings"],
+    ["drop policy tenant_isolation on app.findings", "app.findings"],
+    [
+      `create table app.events_y2050m01 partition of app.events for values
+       from ('7fffffff-0000-0000-0000-000000000000') to ('80000000-0000-0000-0000-000000000000')`,
+      "app.events_y2050m01",
+    ],
+  ],
+  policy_unexpected: [
+    ["create policy also on app.findings to holdfast_tenant using (true)", "app.findings also"],
+    ["create policy also on app.findings using (true)", "app.findings also"],
+    ["alter policy tenant_isolation on app.findings using (true)", "app.findings tenant_isolation"],
+    ["alter policy tenant_isolation on app.findings with check (true)", "app.findings tenant_isolation"],
+    ["alter policy tenant_isolation on app.findings to public", "app.findings tenant_isolation"],
+    ["alter policy system_all on app.findings to holdfast_tenant", "app.findings system_all"],
+    ["create policy also on app.findings as restrictive to holdfast_tenant using (true)", "app.findings also"],
+  ],
+  unique_key_without_tenant: [
+    ["create unique index findings_id_idx on app.findings (id)", "app.findings_id_idx"],
+    [
+      "alter table app.findings add constraint findings_once unique (id, tenant_id)",
+      "app.findings_once",
+    ],
+  ],
+  foreign_key_without_tenant: [
+    [
+      `${table({
+        columns: ", other_id uuid, constraint things_other_fkey foreign key (other_id) references app.tenants (tenant_id) on delete restrict",
+      })}
+       comment on column app.things.other_id is 'Another.';
+       create index things_other_id_idx on app.things (other_id)`,
+      "app.things things_other_fkey",
+    ],
+  ],
+  foreign_key_to_hot_counter: [
+    [
+      `${table({
+        columns: `, period_start timestamptz, constraint things_period_fkey foreign key (tenant_id, id, period_start)
+           references app.llm_budget_periods (tenant_id, budget_id, period_start) on delete restrict`,
+      })}
+       comment on column app.things.period_start is 'When.';
+       create index things_period_idx on app.things (tenant_id, id, period_start)`,
+      "app.things things_period_fkey",
+    ],
+  ],
+  grant_unexpected: [
+    ["grant select on app.findings to public", "app.findings public SELECT"],
+    ["grant select on app.tiers to holdfast_service", "app.tiers holdfast_service SELECT"],
+    ["grant insert on app.error_codes to holdfast_worker", "app.error_codes holdfast_worker INSERT"],
+    ["grant update (headline) on app.findings to holdfast_tenant", "app.findings holdfast_tenant UPDATE"],
+    ["grant trigger on app.findings to holdfast_tenant", "app.findings holdfast_tenant TRIGGER"],
+    [
+      "create sequence app.things_seq; grant usage on sequence app.things_seq to holdfast_worker",
+      "app.things_seq holdfast_worker USAGE",
+    ],
+    [
+      `call app_private.partition_add('app.events', '2050-01-01'); grant select on app.events_y2050m01 to holdfast_tenant`,
+      "app.events_y2050m01 holdfast_tenant SELECT",
+    ],
+  ],
+  owner_unexpected: [
+    [`${SUPERUSER} ${table()}`, "app.things SUPERUSER"],
+    [`${SUPERUSER} ${contract()} revoke execute on function app.thing_do from public`, `${DO} SUPERUSER`],
+    [`${SUPERUSER} create sequence ops.things_seq`, "ops.things_seq SUPERUSER"],
+    ["grant usage, create on schema app to holdfast_system; alter table app.tiers owner to holdfast_system", "app.tiers holdfast_system"],
+  ],
+  view_hides_its_reader: [
+    [VIEW.replace("WITH", ""), "app.things_current"],
+    [VIEW.replace("WITH", "with (security_invoker = true)"), "app.things_current"],
+    [VIEW.replace("WITH", "with (security_barrier = true)"), "app.things_current"],
+    ["alter view app.cost_lines_current set (security_invoker = false)", "app.cost_lines_current"],
+    [
+      `create materialized view app.things_kept as select 1 as one; comment on materialized view app.things_kept is 'Kept.';
+       grant select on app.things_kept to holdfast_tenant`,
+      "app.things_kept",
+    ],
+  ],
+  function_without_search_path: [
+    [internal(""), THING],
+    [internal("set search_path = public"), THING],
+    [internal("set search_path = app, pg_temp"), THING],
+    [contract({ attributes: "security definer" }), DO],
+  ],
+  immutable_reads_the_tenant: [
+    [internal(`immutable ${BOTH}`, "select current_setting('app.tenant')", "text"), THING],
+    [internal(`immutable ${BOTH}`, "select app_private.current_tenant_id()", "uuid"), THING],
+  ],
+  tenant_not_parallel_restricted: [
+    ["alter function app_private.require parallel safe", "app_private.require()"],
+    ["alter function app_private.current_tenant_id parallel safe", "app_private.current_tenant_id()"],
+    ["alter function app_private.seal parallel unsafe", "app_private.seal(text)"],
+  ],
+  contract_does_not_enter: [
+    [contract({ body: "begin end" }), DO],
+    [contract({ body: "begin perform 1; perform app.enter(tenant_id, ticket); end" }), DO],
+    [contract({ body: "begin perform app.enter(gen_random_uuid(), ticket); end" }), DO],
+    [contract({ attributes: BOTH }), DO],
+    [
+      `create function app.thing_do(tenant_id uuid, ticket text) returns void language sql security definer ${BOTH}
+       as $$ select app.enter(tenant_id, ticket) $$; comment on function app.thing_do is 'Does.'`,
+      DO,
+    ],
+  ],
+  definer_ignores_tenant: [
+    [internal(`security definer ${BOTH}`), THING],
+    [
+      `create function app.thing_do(ticket text, tenant_id uuid) returns void language plpgsql security definer ${BOTH}
+       as $$ begin perform app.enter(tenant_id, ticket); end $$; comment on function app.thing_do is 'Does.'`,
+      "app.thing_do(text,uuid)",
+    ],
+  ],
+  system_function_unmarked: [
+    [`${SYSTEM} ${internal(`security definer ${BOTH}`)}`, THING],
+    [`${SYSTEM} ${internal(`security definer ${BOTH} set row_security = off`)}`, THING],
+    [
+      `${SYSTEM} ${internal(`security definer ${BOTH} set row_security = on`)}
+       comment on function app_private.thing is 'Sees many.'`,
+      THING,
+    ],
+  ],
+  function_for_everybody: [
+    [`${internal(BOTH)} grant execute on function app_private.thing to public`, THING],
+    [
+      `alter default privileges grant execute on functions to public; ${contract()}`,
+      DO,
+    ],
+  ],
+  function_overloaded: [
+    [
+      `${internal(BOTH)} create function app_private.thing(integer) returns integer language sql ${BOTH} as 'select 1';
+       comment on function app_private.thing(integer) is 'Another.'`,
+      THING,
+    ],
+  ],
+  missing_comment: [
+    [table({ comments: false }), "app.things", "app.things.tenant_id"],
+    ["comment on column app.findings.state is null", "app.findings.state"],
+    ["comment on view app.error_codes is null", "app.error_codes"],
+    [contract({ comment: false }), DO],
+  ],
+  constraint_named_by_postgres: [
+    ["alter table app.tiers add check (rank > 0)", "app.tiers tiers_rank_check"],
+    ["alter table app.tiers add check (rank > 0), add check (rank > -1)", "app.tiers tiers_rank_check", "app.tiers tiers_rank_check1"],
+    ["alter table app.tiers add unique (description)", "app.tiers tiers_description_key"],
+    ["alter table app.tiers add exclude using gist (rank with =)", "app.tiers tiers_rank_excl"],
+  ],
+  foreign_key_without_index: [
+    [
+      `${table({ columns: ", tier text, constraint things_tier_fkey foreign key (tier) references app.tiers (tier) on delete restrict" })}
+       comment on column app.things.tier is 'Tier.'`,
+      "app.things things_tier_fkey",
+    ],
+    ["drop index app.job_slots_kind_idx", "app.job_slots job_slots_kind_fkey"],
+    [
+      "drop index app.job_slots_kind_idx; create index job_slots_kind_idx on app.job_slots (kind) where slot > 0",
+      "app.job_slots job_slots_kind_fkey",
+    ],
+  ],
+  foreign_key_without_on_delete: [
+    [
+      `${table({ columns: ", tier text, constraint things_tier_fkey foreign key (tier) references app.tiers (tier)" })}
+       comment on column app.things.tier is 'Tier.'; create index things_tier_idx on app.things (tier)`,
+      "app.things things_tier_fkey",
+    ],
+  ],
+};
+
+/** What the lint says after a fault was planted; then it is undone. */
+async function lintAfter(fault: string): Promise<string[]> {
+  return rolledBack(database.superuser, async (client) => {
+    const { rows: who } = await client.query("select current_user as name");
+    await client.query("set local role holdfast_owner");
+    await client.query(fault);
+    await client.query("reset role");
+    const { rows } = await client.query("select rule, object from app_private.lint");
+    return rows.map((row) => `${row.rule}: ${row.object.replace(who[0].name, "SUPERUSER")}`);
+  });
+}
+
+test("nothing is reported of the schema as it is", async () => {
+  expect((await database.ops.query("select * from app_private.lint")).rows).toEqual([]);
+});
+
+test("nothing is reported of a table and a function that keep the rules", async () => {
+  expect(await lintAfter(table() + contract() + internal(`${BOTH} immutable`))).toEqual([]);
+  const marked = internal(`security definer ${BOTH} set row_security = on`);
+  expect(await lintAfter(`${SYSTEM} ${marked}`)).toEqual([]);
+});
+
+test("every rule of the lint has a fault planted here", () => {
+  const directory = projectFile("sql/app_private");
+  const files = readdirSync(directory).filter((name) => name.startsWith("lint_"));
+  const rules = files.flatMap((name) => {
+    const text = readFileSync(`${directory}/${name}`, "utf8");
+    return [...text.matchAll(/^select '([a-z_]+)'/gm)].map((match) => match[1]!);
+  });
+  expect([...new Set(rules)].sort()).toEqual(Object.keys(faults).sort());
+});
+
+describe.each(Object.entries(faults))("%s", (rule, planted) => {
+  test.each(planted.map((fault, index) => ({ number: index + 1, fault })))("fault $number", async ({ fault }) => {
+    const [sql, ...objects] = fault;
+    expect(await lintAfter(sql), sql).toEqual(objects.map((object) => `${rule}: ${object}`));
+  });
+});
