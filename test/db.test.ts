@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import pg from "pg";
+import type pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { z } from "zod";
 import { call, createPool, type Db, systemCall } from "../src/db.ts";
@@ -21,12 +21,12 @@ afterAll(async () => {
 });
 
 /** The service's login on a pool of one: what a call leaves behind, the next one meets. */
-function poolOfOne(config: Partial<pg.PoolConfig> = {}): Db {
+function poolOfOne(config: pg.PoolConfig = {}): Db {
   const pool = createPool({
     connectionString: database.url("holdfast_service"),
-    application_name: "db test",
     max: 1,
     ...config,
+    application_name: "db test",
   });
   pools.push(pool);
   return { pool, ticketKey: TEST_TICKET_KEY };
@@ -43,7 +43,14 @@ const backend = (db: Db) => ask(db, "pg_backend_pid()");
 
 async function limitOf(db: Db, tenantId: string, options = {}): Promise<bigint> {
   const Limit = z.object({ limit_nanousd: z.coerce.bigint() });
-  const [row] = await call(db, tenantId, "select limit_nanousd from app.budget_status($1, $2)", [], Limit, options);
+  const [row] = await call(
+    db,
+    tenantId,
+    "select limit_nanousd from app.budget_status($1, $2)",
+    [],
+    Limit,
+    options,
+  );
   return row!.limit_nanousd;
 }
 
@@ -67,16 +74,24 @@ describe("a connection", () => {
   });
 
   test.each<[string, (db: Db) => Promise<unknown>, unknown]>([
-    ["a refusal by name", (db) => limitOf({ ...db, ticketKey: { kid: 9, secret: Buffer.alloc(32) } }, tenant.id), {
-      code: "rls_enforcement_failed",
-      sqlstate: "RL101",
-      status: 500,
-    }],
+    [
+      "a refusal by name",
+      (db) => limitOf({ ...db, ticketKey: { kid: 9, secret: Buffer.alloc(32) } }, tenant.id),
+      {
+        code: "rls_enforcement_failed",
+        sqlstate: "RL101",
+        status: 500,
+      },
+    ],
     ["an error inside a transaction", (db) => ask(db, "1 / 0", { timeoutMs: 1_000 }), { code: "22012" }],
     ["a statement that does not parse", (db) => ask(db, "1 +"), { code: "42601" }],
     ["a row that is not what was promised", (db) => ask(db, "null"), { name: "ZodError" }],
     ["a time limit", (db) => ask(db, "pg_sleep(5)", { timeoutMs: 50 }), { code: "57014" }],
-    ["an abort", (db) => ask(db, "pg_sleep(5)", { signal: AbortSignal.timeout(50) }), { name: "TimeoutError" }],
+    [
+      "an abort",
+      (db) => ask(db, "pg_sleep(5)", { signal: AbortSignal.timeout(50) }),
+      { name: "TimeoutError" },
+    ],
   ])("is destroyed after %s, and the next call has another", async (_what, fail, error) => {
     const db = poolOfOne();
     const pid = await backend(db);
@@ -145,7 +160,9 @@ describe("a signal", () => {
     const db = poolOfOne();
     const busy = ask(db, "pg_sleep(1.5)");
     const started = Date.now();
-    await expect(ask(db, "1", { signal: AbortSignal.timeout(50) })).rejects.toMatchObject({ name: "TimeoutError" });
+    await expect(ask(db, "1", { signal: AbortSignal.timeout(50) })).rejects.toMatchObject({
+      name: "TimeoutError",
+    });
     expect(Date.now() - started).toBeLessThan(1_000);
     await busy;
     expect(await ask(db, "1")).toBe("1");
@@ -168,7 +185,10 @@ test("a pool of one, two tenants in turn and errors between them: nobody meets t
     (id) => call(db, id, "select app.enter($1, $2), app.enter($3, $2)", [other.id], z.unknown()),
     (id) => call(db, id, "select app.enter($1, $2), 1 / 0", [], z.unknown(), { timeoutMs: 1_000 }),
     (id) => call(db, id, "select app.enter($1, $2), pg_sleep(1)", [], z.unknown(), { timeoutMs: 5 }),
-    (id) => call(db, id, "select app.enter($1, $2), pg_sleep(1)", [], z.unknown(), { signal: AbortSignal.timeout(5) }),
+    (id) =>
+      call(db, id, "select app.enter($1, $2), pg_sleep(1)", [], z.unknown(), {
+        signal: AbortSignal.timeout(5),
+      }),
   ];
   const rounds = 4 * disturbances.length;
   for (let step = 0; step < rounds; step += 1) {
@@ -180,7 +200,9 @@ test("a pool of one, two tenants in turn and errors between them: nobody meets t
     expect(await ask(db, "current_setting('row_security') || session_user || current_user")).toBe(
       "offholdfast_serviceholdfast_service",
     );
-    const error = await disturbances[step % disturbances.length]!(tenant.id).catch((caught: unknown) => caught);
+    const error = await disturbances[step % disturbances.length]!(tenant.id).catch(
+      (caught: unknown) => caught,
+    );
     expect(error).toBeInstanceOf(Error);
     if (step % disturbances.length < 3) expect(error).toBeInstanceOf(AppError);
   }

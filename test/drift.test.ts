@@ -56,7 +56,9 @@ function differences(sql: Snapshot, migrations: Snapshot): string[] {
     if (inSql === inMigrations) return [];
     if (inMigrations === undefined) return [`${object}: in sql/ alone`];
     if (inSql === undefined) return [`${object}: in migrations/ alone`];
-    return [`${object}: sql/ says "${excerpt(inSql, inMigrations)}", migrations/ "${excerpt(inMigrations, inSql)}"`];
+    return [
+      `${object}: sql/ says "${excerpt(inSql, inMigrations)}", migrations/ "${excerpt(inMigrations, inSql)}"`,
+    ];
   });
 }
 
@@ -105,29 +107,59 @@ describe("a difference is seen, and named", () => {
   test.each([
     ["alter table app.findings add column extra text", ["column app.findings.extra: in sql/ alone"]],
     ["drop function app.findings_list", [/^function app.findings_list\(.*: in migrations\/ alone$/]],
-    ["alter table app.job_slots alter column slot type integer", [/^column app.job_slots.slot: sql\/ says ".*integer/]],
+    [
+      "alter table app.job_slots alter column slot type integer",
+      [/^column app.job_slots.slot: sql\/ says ".*integer/],
+    ],
     ["alter table app.tiers alter column rank drop not null", [/^column app.tiers.rank: /]],
-    ["alter table app.tiers alter column rank set default 4", [/^column app.tiers.rank: sql\/ says ".* 4 Which/]],
-    ["alter table app.tiers drop constraint tiers_rank_once", [/^constraint app.tiers tiers_rank_once: /, /^index /]],
+    [
+      "alter table app.tiers alter column rank set default 4",
+      [/^column app.tiers.rank: sql\/ says ".* 4 Which/],
+    ],
+    [
+      "alter table app.tiers drop constraint tiers_rank_once",
+      [/^constraint app.tiers tiers_rank_once: /, /^index /],
+    ],
     ["drop index app.findings_state_rank_idx", ["index app.findings_state_rank_idx: in migrations/ alone"]],
     ["comment on column app.tiers.rank is 'First.'", [/^column app.tiers.rank: sql\/ says ".*First\."/]],
     ["comment on function app.enter is 'Enters.'", [/^function app.enter\(uuid,text\): .*Enters\./]],
-    ["grant execute on function app.enter to holdfast_ops", [/^function app.enter\(uuid,text\): .*holdfast_ops=X/]],
+    [
+      "grant execute on function app.enter to holdfast_ops",
+      [/^function app.enter\(uuid,text\): .*holdfast_ops=X/],
+    ],
     ["grant select on app.tiers to holdfast_ops", [/^relation app.tiers: /]],
     ["grant update (rank) on app.tiers to holdfast_ops", [/^column app.tiers.rank: .*holdfast_ops=w/]],
     ["grant usage on schema ops to holdfast_service", [/^schema ops: .*holdfast_service=U/]],
-    ["alter default privileges for role holdfast_owner grant select on tables to public", [/^default_privileges /]],
+    [
+      "alter default privileges for role holdfast_owner grant select on tables to public",
+      [/^default_privileges /],
+    ],
     ["alter function app.enter set work_mem = '8MB'", [/^function app.enter\(uuid,text\): .*work_mem/]],
     ["alter function app.enter security invoker", [/^function app.enter\(uuid,text\): /]],
     ["alter function app_private.usd owner to holdfast_system", [/^function app_private.usd\(numeric\): /]],
     ["alter table app.findings no force row level security", [/^relation app.findings: /]],
-    ["alter policy tenant_isolation on app.findings using (true)", [/^policy app.findings tenant_isolation: .*true/]],
-    ["drop trigger _100_transition on app.job_runs", [/^trigger app.job_runs _100_transition: in migrations/]],
+    [
+      "alter policy tenant_isolation on app.findings using (true)",
+      [/^policy app.findings tenant_isolation: .*true/],
+    ],
+    [
+      "drop trigger _100_transition on app.job_runs",
+      [/^trigger app.job_runs _100_transition: in migrations/],
+    ],
     ["alter table app.job_runs disable trigger _100_transition", [/^trigger app.job_runs _100_transition: /]],
-    ["alter type app.cost_line_cells add attribute remark text", [/^column app.cost_line_cells.remark: in sql/]],
-    ["create sequence app.numbers", [/^column app.numbers\./, /./, /./, "relation app.numbers: in sql/ alone"]],
+    [
+      "alter type app.cost_line_cells add attribute remark text",
+      [/^column app.cost_line_cells.remark: in sql/],
+    ],
+    [
+      "create sequence app.numbers",
+      [/^column app.numbers\./, /./, /./, "relation app.numbers: in sql/ alone"],
+    ],
     ["alter view app.cost_lines_current reset (security_invoker)", [/^relation app.cost_lines_current: /]],
-    ["alter table app.llm_budget_periods reset (fillfactor)", [/^relation app.llm_budget_periods: .*fillfactor/]],
+    [
+      "alter table app.llm_budget_periods reset (fillfactor)",
+      [/^relation app.llm_budget_periods: .*fillfactor/],
+    ],
   ] as [string, (string | RegExp)[]][])("%s", async (change, expected) => {
     const found = await rolledBack(built, async (client) => {
       const before = await snapshot(client);

@@ -13,7 +13,11 @@ beforeAll(async () => {
 });
 
 /** The error of one statement, after others that must succeed. */
-async function errorOf(pool: pg.Pool, statements: string[], values: unknown[] = []): Promise<pg.DatabaseError> {
+async function errorOf(
+  pool: pg.Pool,
+  statements: string[],
+  values: unknown[] = [],
+): Promise<pg.DatabaseError> {
   const last = statements.at(-1)!;
   return rolledBack(pool, async (client) => {
     for (const before of statements.slice(0, -1)) await client.query(before);
@@ -42,7 +46,9 @@ test("app.error_codes and the shell have the same codes, names and HTTP statuses
 });
 
 test("a SQLSTATE of ours is two letters, a verdict and a number, and none of Postgres's own", () => {
-  const states = Object.values<{ sqlstate?: string }>(ERRORS).flatMap(({ sqlstate }) => sqlstate ?? []);
+  const states = Object.values<{ sqlstate?: string; status: number }>(ERRORS).flatMap(
+    ({ sqlstate }) => sqlstate ?? [],
+  );
   expect(new Set(states).size).toBe(states.length);
   for (const state of states) expect(state).toMatch(/^[A-Z]{2}[123][0-9]{2}$/);
   // Classes that Postgres uses begin with a digit, or are these.
@@ -50,20 +56,24 @@ test("a SQLSTATE of ours is two letters, a verdict and a number, and none of Pos
 });
 
 describe("what SQL raises by name", () => {
-  test.each(Object.entries<{ sqlstate?: string; status: number }>(ERRORS).filter(([, { sqlstate }]) => sqlstate))(
-    "%s comes as an AppError with its facts and hint",
-    async (code, { sqlstate, status }) => {
-      const raise = `do $$ begin raise exception using errcode = '${sqlstate}', message = '${code}',
+  test.each(
+    Object.entries<{ sqlstate?: string; status: number }>(ERRORS).filter(([, { sqlstate }]) => sqlstate),
+  )("%s comes as an AppError with its facts and hint", async (code, { sqlstate, status }) => {
+    const raise = `do $$ begin raise exception using errcode = '${sqlstate}', message = '${code}',
         detail = '{"amount": "12", "nested": {"a": 1}}', hint = 'Do this.'; end $$`;
-      const cause = await errorOf(database.superuser, [raise]);
-      const error = translated(cause);
-      expect(error).toMatchObject({ name: "AppError", code, sqlstate, status, message: code, hint: "Do this." });
-      expect(error.cause).toBe(cause);
-      expect(error.detail).toEqual(
-        code === "rls_enforcement_failed" ? {} : { amount: "12", nested: { a: 1 } },
-      );
-    },
-  );
+    const cause = await errorOf(database.superuser, [raise]);
+    const error = translated(cause);
+    expect(error).toMatchObject({
+      name: "AppError",
+      code,
+      sqlstate,
+      status,
+      message: code,
+      hint: "Do this.",
+    });
+    expect(error.cause).toBe(cause);
+    expect(error.detail).toEqual(code === "rls_enforcement_failed" ? {} : { amount: "12", nested: { a: 1 } });
+  });
 
   test.each([
     ["none", "", {}],
@@ -78,10 +88,11 @@ describe("what SQL raises by name", () => {
 
   test("the contract's own refusal, as the shell meets it", async () => {
     const error = translated(
-      await errorOf(database.service.pool, [asMine(), "select app.analysis_get($1, $2, gen_random_uuid())"], [
-        tenants.mine,
-        database.ticket(tenants.mine),
-      ]),
+      await errorOf(
+        database.service.pool,
+        [asMine(), "select app.analysis_get($1, $2, gen_random_uuid())"],
+        [tenants.mine, database.ticket(tenants.mine)],
+      ),
     );
     expect(error).toMatchObject({ code: "analysis_not_found", status: 404 });
     expect(error.hint).toMatch(/\w/);
@@ -99,7 +110,11 @@ describe("insufficient privilege (42501) has two meanings", () => {
       () =>
         errorOf(
           database.superuser,
-          ["set local role holdfast_owner", asMine(), "insert into app.events (tenant_id, type) values ($1, 'a.b')"],
+          [
+            "set local role holdfast_owner",
+            asMine(),
+            "insert into app.events (tenant_id, type) values ($1, 'a.b')",
+          ],
           [tenants.foreign],
         ),
     ],
@@ -121,21 +136,47 @@ describe("insufficient privilege (42501) has two meanings", () => {
 });
 
 test("everything else passes untouched: it is a bug, or it is not ours", async () => {
-  const statements = ["select 1 / 0", "select from nothing", "do $$ begin raise exception 'x' using errcode = 'ZZ999'; end $$"];
+  const statements = [
+    "select 1 / 0",
+    "select from nothing",
+    "do $$ begin raise exception 'x' using errcode = 'ZZ999'; end $$",
+  ];
   for (const statement of statements) {
     const error = await errorOf(database.superuser, [statement]);
     expect(translate(error)).toBe(error);
   }
-  for (const value of [new Error("RL101"), { code: "RL101" }, "RL101", undefined, new AppError("not_found")]) {
+  for (const value of [
+    new Error("RL101"),
+    { code: "RL101" },
+    "RL101",
+    undefined,
+    new AppError("not_found"),
+  ]) {
     expect(translate(value)).toBe(value);
   }
 });
 
 test("an AppError takes its status from its code and its message from its name", () => {
   for (const code of Object.keys(ERRORS) as ErrorCode[]) {
-    expect(new AppError(code)).toMatchObject({ code, message: code, status: ERRORS[code].status, detail: {} });
+    expect(new AppError(code)).toMatchObject({
+      code,
+      message: code,
+      status: ERRORS[code].status,
+      detail: {},
+    });
   }
   const cause = new Error("why");
-  const error = new AppError("focus_invalid", { message: "line 2", detail: { line: 2 }, hint: "Look.", cause });
-  expect(error).toMatchObject({ message: "line 2", detail: { line: 2 }, hint: "Look.", cause, sqlstate: undefined });
+  const error = new AppError("focus_invalid", {
+    message: "line 2",
+    detail: { line: 2 },
+    hint: "Look.",
+    cause,
+  });
+  expect(error).toMatchObject({
+    message: "line 2",
+    detail: { line: 2 },
+    hint: "Look.",
+    cause,
+    sqlstate: undefined,
+  });
 });

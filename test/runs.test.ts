@@ -139,10 +139,13 @@ describe.concurrent("the fence", () => {
     expect(await history(database, runId)).toEqual(["PENDING", "RUNNING", "FAILED", "RUNNING", "COMPLETED"]);
   });
 
-  test("swallows the end of a zombie: its token is done with, its result is dropped", async () => {
-    const runId = await addRun(database, tenantId, await addKind(database, "zombie"));
+  test.each([
+    ["result", async () => "zombie"],
+    ["error", async () => Promise.reject(new Error("zombie"))],
+  ])("swallows the %s of a zombie: its token is done with, its work is dropped", async (what, end) => {
+    const runId = await addRun(database, tenantId, await addKind(database, `zombie_${what}`));
     const { task, run, letGo } = stubborn();
-    const zombie = execute(runId, task);
+    const zombie = execute(runId, (each) => task(each).then(end));
     await run;
     await lose(runId);
     await execute(runId, async () => "second", "two");
@@ -151,7 +154,11 @@ describe.concurrent("the fence", () => {
 
     expect(await runRow(database, runId)).toMatchObject({ state: "COMPLETED", attempt: 2, result: "second" });
     expect(messages(runId)).toEqual(["job_claimed", "job_claimed", "job_completed", "job_fenced"]);
-    expect(measured).toContainEqual({ kind: "zombie", seconds: expect.any(Number), outcome: "fenced" });
+    expect(measured).toContainEqual({
+      kind: `zombie_${what}`,
+      seconds: expect.any(Number),
+      outcome: "fenced",
+    });
   });
 
   test("reaches a handler by the heartbeat", { timeout: 15_000 }, async () => {

@@ -42,7 +42,9 @@ test("the two pads make HMAC-SHA256 of two plain hashes, as RFC 2104 says", () =
     fc.property(secrets, fc.uint8Array(), (secret, message) => {
       const { ipad, opad } = ticketPads(Buffer.from(secret));
       expect([ipad.length, opad.length]).toEqual([64, 64]);
-      expect(sha256(opad, sha256(ipad, message))).toEqual(createHmac("sha256", secret).update(message).digest());
+      expect(sha256(opad, sha256(ipad, message))).toEqual(
+        createHmac("sha256", secret).update(message).digest(),
+      );
     }),
   );
 });

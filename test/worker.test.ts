@@ -3,10 +3,11 @@ import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { describe, expect, type TestContext, test } from "vitest";
 import { scheduleTick } from "../src/jobs.ts";
-import type { Tasks } from "../src/runs.ts";
+import type { Run, Tasks } from "../src/runs.ts";
 import { startWorker, type Worker, type WorkerOptions } from "../src/worker.ts";
 import { addKind, addRun, history, journal, type Line, runRow, sql, until } from "./job_scene.ts";
 import { TEST_TICKET_KEY } from "./support/constants.ts";
@@ -194,6 +195,31 @@ alone("a queue that cannot go on stops the worker, which says so", async (databa
   expect(fatal).toEqual([expect.objectContaining({ code: "42501" })]);
   expect(messages().slice(-1)).toEqual(["worker_stopped"]);
   expect(await runRow(database, runId)).toMatchObject({ state: "COMPLETED", result: "done" });
+});
+
+alone("a stop is bounded, even when the database does not answer", async (database, context) => {
+  const begun = Promise.withResolvers<void>();
+  const nap = async ({ signal }: Run) => {
+    begun.resolve();
+    await sleep(60_000, undefined, { signal });
+  };
+  const { worker, messages } = await work(
+    database,
+    context,
+    { analysis: async () => WORDED, nap },
+    { drainMs: 100 },
+  );
+  await addRun(database, (await database.addTenant()).tenantId, await addKind(database, "nap"));
+  await begun.promise;
+
+  const lock = await database.superuser.connect();
+  await lock.query("begin; lock table app.job_runs, graphile_worker._private_jobs");
+  const began = performance.now();
+  await worker.stop();
+  await lock.query("rollback");
+  lock.release();
+  expect(performance.now() - began).toBeLessThan(14_000);
+  expect(messages()).toContain("worker_stop_forced");
 });
 
 alone("the queue's schema must be there, and of this version", async (database, context) => {

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:a9c9b848ea9045e3705513743e964a6470bdaf73
+--! Hash: sha1:ccc95e97ea314c677d3f15b1fcf93f845e558ddd
 --! Message: first schema
 
 --! Included index.sql
@@ -36,22 +36,20 @@ volatile
 parallel safe
 set search_path = ''
 as $$
-  -- 48 bits of milliseconds over a random UUID; the version nibble goes from 4 to 7 by setting two bits.
+  -- Over a random UUID: 48 bits of milliseconds, the version 7, and 12 bits of the fraction of the millisecond, so that
+  -- ids made one after the other sort so, down to the microsecond of the clock.
   select pg_catalog.encode(
-    pg_catalog.set_bit(
-      pg_catalog.set_bit(
-        overlay(
-          pg_catalog.uuid_send(pg_catalog.gen_random_uuid())
-          placing substring(
-            pg_catalog.int8send((extract(epoch from pg_catalog.clock_timestamp()) * 1000)::bigint) from 3)
-          from 1 for 6),
-        52, 1),
-      53, 1),
+    overlay(pg_catalog.uuid_send(pg_catalog.gen_random_uuid())
+      placing substring(pg_catalog.int8send(pg_catalog.floor(t.ms)::bigint) from 3)
+        || substring(pg_catalog.int4send(28672 + pg_catalog.floor((t.ms - pg_catalog.floor(t.ms)) * 4096)::integer) from 3)
+      from 1 for 8),
     'hex')::uuid
+  from (select extract(epoch from pg_catalog.clock_timestamp()) * 1000 as ms) as t
 $$;
 
 comment on function app_private.uuid_v7 is
-  'A UUID of version 7 (RFC 9562, section 5.7): it sorts by the moment it was made. PostgreSQL 15 has none of its own.';
+  'A UUID of version 7 (RFC 9562, section 5.7, with the fraction of section 6.2, method 3): it sorts by the moment it was '
+  'made. PostgreSQL 15 has none of its own.';
 
 grant execute on function app_private.uuid_v7 to holdfast_system;
 --! EndIncluded app_private/uuid_v7.sql
@@ -393,7 +391,6 @@ from (values
   ('LB105', 'reservation_invalid',    400, 'A number is missing, negative or too large.'),
   ('LB201', 'reservation_closed',     409, 'The reservation has ended in another way.'),
   ('JB101', 'job_run_not_found',      404, 'No run of this tenant has that id.'),
-  ('JB102', 'job_kind_unknown',       400, 'No row of app.job_kinds has that name.'),
   ('JB201', 'job_run_fenced',         409, 'The run has gone on without this attempt; its work is rolled back.'),
   ('JB202', 'job_transition_refused', 409, 'That change of state is not in app.job_run_transitions.'),
   ('IM101', 'import_not_found',       404, 'No import of this tenant has that id.'),
@@ -1002,8 +999,9 @@ return coalesce((line).reader_flags, '{}') || array_remove(array[
     then 'effective_zero_billed_positive' end,
   case when abs((line).list_cost - (line).list_unit_price * (line).pricing_quantity) > 0.01
     then 'list_ne_price_x_quantity' end,
-  case when (line).charge_period_start < (line).billing_period_start
-    or (line).charge_period_start >= (line).billing_period_end then 'bad_period' end
+  -- A correction lies outside its billing period on purpose.
+  case when (line).charge_class is null and ((line).charge_period_start < (line).billing_period_start
+    or (line).charge_period_start >= (line).billing_period_end) then 'bad_period' end
 ], null);
 
 comment on function app_private.cost_line_flags is
@@ -2440,12 +2438,12 @@ comment on column app.job_kinds.kind is 'The name; tasks/ has a file for each.';
 comment on column app.job_kinds.timeout_seconds is 'How long one attempt may take.';
 comment on column app.job_kinds.max_retries is 'Attempts after the first failure; then the run is a dead letter.';
 comment on column app.job_kinds.backoff_base_ms is 'Wait after the first failure; it doubles with each.';
-comment on column app.job_kinds.backoff_cap_ms is 'The wait never passes this.';
+comment on column app.job_kinds.backoff_cap_ms is 'The wait stops doubling here; jitter makes it half to one and a half of it.';
 comment on column app.job_kinds.non_retryable_codes is 'Error codes that make a run a dead letter at once.';
 comment on column app.job_kinds.description is 'What it does.';
 
 insert into app.job_kinds (kind, timeout_seconds, max_retries, non_retryable_codes, description)
-values ('analysis', 120, 3, array['analysis_invalid', 'job_kind_unknown'],
+values ('analysis', 120, 3, array['analysis_invalid'],
         'Runs the detectors over the costs of a tenant and has a model word what they found.')
 on conflict on constraint job_kinds_pkey do nothing;
 
@@ -2531,7 +2529,7 @@ comment on column app.job_runs.input is 'What the task was asked.';
 comment on column app.job_runs.result is 'What the task answered.';
 comment on column app.job_runs.error_code is 'The fixed name of the last error.';
 comment on column app.job_runs.error is 'The last error, for a person; never a secret or a prompt.';
-comment on column app.job_runs.worker is 'Who claimed it last.';
+comment on column app.job_runs.worker is 'Who claimed it; null once that worker was lost.';
 comment on column app.job_runs.available_at is 'Not claimed before this.';
 comment on column app.job_runs.token_at is 'When its last token was queued; a lost one is queued again.';
 comment on column app.job_runs.lease_until is 'When its worker counts as lost, unless it beats; null unless RUNNING.';
@@ -2606,7 +2604,7 @@ create table if not exists app.job_run_events (
 
 create index if not exists job_run_events_run_id_idx on app.job_run_events (tenant_id, run_id, id);
 
-comment on table app.job_run_events is 'The audit trail: every change of state of every run, written by a trigger that nothing can skip. Append only.';
+comment on table app.job_run_events is 'The audit trail: every change of state that is made through app.job_runs, written by a trigger. Append only.';
 comment on column app.job_run_events.tenant_id is 'Whose run it is.';
 comment on column app.job_run_events.id is 'UUIDv7: also the order of events.';
 comment on column app.job_run_events.run_id is 'The run.';
@@ -2671,7 +2669,8 @@ end
 $$;
 
 comment on function app_private.tg_job_runs__audit is
-  'Writes every change of state to app.job_run_events, many rows at a time.';
+  'Writes every change of state to app.job_run_events, many rows at a time. The actor is the worker that claimed the run, '
+  'else the login. A statement on a single partition, which nothing here makes, would not be seen.';
 
 create or replace trigger _200_audit_insert
   after insert on app.job_runs
@@ -3091,6 +3090,13 @@ declare
   v_now timestamptz := pg_catalog.clock_timestamp();
 begin
   perform app.enter(tenant_id, ticket);
+  if coalesce(pg_catalog.length(error_code), 0) not between 1 and 100 then
+    raise exception using
+      errcode = 'OP102',
+      message = 'argument_invalid',
+      detail  = pg_catalog.jsonb_build_object('argument', 'error_code'),
+      hint    = 'A failure has a name of 1 to 100 characters: people and metrics look for it.';
+  end if;
 
   update app.job_runs as r
   set state = v.state,
@@ -3129,7 +3135,7 @@ $$;
 
 comment on function app.job_fail is
   'Ends an attempt that failed: FAILED, with its next token after a wait that doubles, or DEAD_LETTER when its retries are '
-  'used up or the code is not one to retry. Raises JB101, JB201.';
+  'used up or the code is not one to retry. Raises JB101, JB201, OP102.';
 
 grant execute on function app.job_fail to holdfast_worker;
 --! EndIncluded app/job_fail.sql
@@ -3160,6 +3166,7 @@ begin
         crash_count = r.crash_count + 1,
         error_code = case when r.crash_count >= 2 then 'poison' else 'worker_lost' end,
         error = 'The worker stopped beating before the attempt ended.',
+        worker = null,
         lease_until = null,
         available_at = pg_catalog.clock_timestamp(),
         token_at = pg_catalog.clock_timestamp(),
@@ -3868,7 +3875,7 @@ begin
   perform app.enter(tenant_id, ticket);
   perform app_private.job_running(tenant_id, run_id, attempt);
 
-  select array_agg(d) into v_detected
+  select array_agg(row(d.*)::app_private.detected) into v_detected
   from (
     select * from app_private.detect_untagged_spend(analysis_detect.tenant_id)
     union all

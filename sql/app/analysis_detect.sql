@@ -12,7 +12,7 @@ begin
   perform app.enter(tenant_id, ticket);
   perform app_private.job_running(tenant_id, run_id, attempt);
 
-  select array_agg(d) into v_detected
+  select array_agg(row(d.*)::app_private.detected) into v_detected
   from (
     select * from app_private.detect_untagged_spend(analysis_detect.tenant_id)
     union all

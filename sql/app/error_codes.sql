@@ -12,7 +12,6 @@ from (values
   ('LB105', 'reservation_invalid',    400, 'A number is missing, negative or too large.'),
   ('LB201', 'reservation_closed',     409, 'The reservation has ended in another way.'),
   ('JB101', 'job_run_not_found',      404, 'No run of this tenant has that id.'),
-  ('JB102', 'job_kind_unknown',       400, 'No row of app.job_kinds has that name.'),
   ('JB201', 'job_run_fenced',         409, 'The run has gone on without this attempt; its work is rolled back.'),
   ('JB202', 'job_transition_refused', 409, 'That change of state is not in app.job_run_transitions.'),
   ('IM101', 'import_not_found',       404, 'No import of this tenant has that id.'),

@@ -9,6 +9,13 @@ declare
   v_now timestamptz := pg_catalog.clock_timestamp();
 begin
   perform app.enter(tenant_id, ticket);
+  if coalesce(pg_catalog.length(error_code), 0) not between 1 and 100 then
+    raise exception using
+      errcode = 'OP102',
+      message = 'argument_invalid',
+      detail  = pg_catalog.jsonb_build_object('argument', 'error_code'),
+      hint    = 'A failure has a name of 1 to 100 characters: people and metrics look for it.';
+  end if;
 
   update app.job_runs as r
   set state = v.state,
@@ -47,6 +54,6 @@ $$;
 
 comment on function app.job_fail is
   'Ends an attempt that failed: FAILED, with its next token after a wait that doubles, or DEAD_LETTER when its retries are '
-  'used up or the code is not one to retry. Raises JB101, JB201.';
+  'used up or the code is not one to retry. Raises JB101, JB201, OP102.';
 
 grant execute on function app.job_fail to holdfast_worker;

@@ -18,12 +18,12 @@ comment on column app.job_kinds.kind is 'The name; tasks/ has a file for each.';
 comment on column app.job_kinds.timeout_seconds is 'How long one attempt may take.';
 comment on column app.job_kinds.max_retries is 'Attempts after the first failure; then the run is a dead letter.';
 comment on column app.job_kinds.backoff_base_ms is 'Wait after the first failure; it doubles with each.';
-comment on column app.job_kinds.backoff_cap_ms is 'The wait never passes this.';
+comment on column app.job_kinds.backoff_cap_ms is 'The wait stops doubling here; jitter makes it half to one and a half of it.';
 comment on column app.job_kinds.non_retryable_codes is 'Error codes that make a run a dead letter at once.';
 comment on column app.job_kinds.description is 'What it does.';
 
 insert into app.job_kinds (kind, timeout_seconds, max_retries, non_retryable_codes, description)
-values ('analysis', 120, 3, array['analysis_invalid', 'job_kind_unknown'],
+values ('analysis', 120, 3, array['analysis_invalid'],
         'Runs the detectors over the costs of a tenant and has a model word what they found.')
 on conflict on constraint job_kinds_pkey do nothing;
 

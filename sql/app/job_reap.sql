@@ -24,6 +24,7 @@ begin
         crash_count = r.crash_count + 1,
         error_code = case when r.crash_count >= 2 then 'poison' else 'worker_lost' end,
         error = 'The worker stopped beating before the attempt ended.',
+        worker = null,
         lease_until = null,
         available_at = pg_catalog.clock_timestamp(),
         token_at = pg_catalog.clock_timestamp(),

@@ -15,7 +15,7 @@ create table if not exists app.job_run_events (
 
 create index if not exists job_run_events_run_id_idx on app.job_run_events (tenant_id, run_id, id);
 
-comment on table app.job_run_events is 'The audit trail: every change of state of every run, written by a trigger that nothing can skip. Append only.';
+comment on table app.job_run_events is 'The audit trail: every change of state that is made through app.job_runs, written by a trigger. Append only.';
 comment on column app.job_run_events.tenant_id is 'Whose run it is.';
 comment on column app.job_run_events.id is 'UUIDv7: also the order of events.';
 comment on column app.job_run_events.run_id is 'The run.';

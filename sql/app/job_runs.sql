@@ -49,7 +49,7 @@ comment on column app.job_runs.input is 'What the task was asked.';
 comment on column app.job_runs.result is 'What the task answered.';
 comment on column app.job_runs.error_code is 'The fixed name of the last error.';
 comment on column app.job_runs.error is 'The last error, for a person; never a secret or a prompt.';
-comment on column app.job_runs.worker is 'Who claimed it last.';
+comment on column app.job_runs.worker is 'Who claimed it; null once that worker was lost.';
 comment on column app.job_runs.available_at is 'Not claimed before this.';
 comment on column app.job_runs.token_at is 'When its last token was queued; a lost one is queued again.';
 comment on column app.job_runs.lease_until is 'When its worker counts as lost, unless it beats; null unless RUNNING.';

@@ -20,8 +20,9 @@ return coalesce((line).reader_flags, '{}') || array_remove(array[
     then 'effective_zero_billed_positive' end,
   case when abs((line).list_cost - (line).list_unit_price * (line).pricing_quantity) > 0.01
     then 'list_ne_price_x_quantity' end,
-  case when (line).charge_period_start < (line).billing_period_start
-    or (line).charge_period_start >= (line).billing_period_end then 'bad_period' end
+  -- A correction lies outside its billing period on purpose.
+  case when (line).charge_class is null and ((line).charge_period_start < (line).billing_period_start
+    or (line).charge_period_start >= (line).billing_period_end) then 'bad_period' end
 ], null);
 
 comment on function app_private.cost_line_flags is

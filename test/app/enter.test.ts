@@ -209,7 +209,7 @@ describe("what a session sets by itself", () => {
     ["101 characters", () => "0".repeat(101)],
   ];
 
-  test.each(others)("set to %s, in the same statement, shows no row of another", async (_what, valueOf) => {
+  test.each(others)("set to %s, in the same statement, shows no row of another", async (_what, spoofed) => {
     await rolledBack(database.service.pool, async (client) => {
       await enter(client, mine, database.ticket(mine));
       const own = (await client.query("select current_setting('app.tenant') as value")).rows[0].value;
@@ -219,7 +219,7 @@ describe("what a session sets by itself", () => {
         `with spoof as materialized (select set_config('app.tenant', $1, true) as value)
          select t.tenant_id from spoof cross join lateral (
            select t.tenant_id from app.tenants as t where spoof.value is not null) as t`,
-        [valueOf(own)],
+        [spoofed(own)],
       );
       expect(error.code).toBe("RL101");
     });

@@ -22,7 +22,9 @@ function table(changes: { columns?: string; isolated?: boolean; comments?: boole
 }
 
 /** A function of the contract that breaks no rule. */
-function contract(changes: { body?: string; attributes?: string; name?: string; comment?: boolean } = {}): string {
+function contract(
+  changes: { body?: string; attributes?: string; name?: string; comment?: boolean } = {},
+): string {
   const name = changes.name ?? "app.thing_do";
   return `
     create function ${name}(tenant_id uuid, ticket text) returns void language plpgsql
@@ -66,19 +68,20 @@ const faults: Record<string, [fault: string, ...objects: string[]][]> = {
     ["alter policy tenant_isolation on app.findings with check (true)", "app.findings tenant_isolation"],
     ["alter policy tenant_isolation on app.findings to public", "app.findings tenant_isolation"],
     ["alter policy system_all on app.findings to holdfast_tenant", "app.findings system_all"],
-    ["create policy also on app.findings as restrictive to holdfast_tenant using (true)", "app.findings also"],
+    [
+      "create policy also on app.findings as restrictive to holdfast_tenant using (true)",
+      "app.findings also",
+    ],
   ],
   unique_key_without_tenant: [
     ["create unique index findings_id_idx on app.findings (id)", "app.findings_id_idx"],
-    [
-      "alter table app.findings add constraint findings_once unique (id, tenant_id)",
-      "app.findings_once",
-    ],
+    ["alter table app.findings add constraint findings_once unique (id, tenant_id)", "app.findings_once"],
   ],
   foreign_key_without_tenant: [
     [
       `${table({
-        columns: ", other_id uuid, constraint things_other_fkey foreign key (other_id) references app.tenants (tenant_id) on delete restrict",
+        columns:
+          ", other_id uuid, constraint things_other_fkey foreign key (other_id) references app.tenants (tenant_id) on delete restrict",
       })}
        comment on column app.things.other_id is 'Another.';
        create index things_other_id_idx on app.things (other_id)`,
@@ -115,7 +118,10 @@ const faults: Record<string, [fault: string, ...objects: string[]][]> = {
     [`${SUPERUSER} ${table()}`, "app.things SUPERUSER"],
     [`${SUPERUSER} ${contract()} revoke execute on function app.thing_do from public`, `${DO} SUPERUSER`],
     [`${SUPERUSER} create sequence ops.things_seq`, "ops.things_seq SUPERUSER"],
-    ["grant usage, create on schema app to holdfast_system; alter table app.tiers owner to holdfast_system", "app.tiers holdfast_system"],
+    [
+      "grant usage, create on schema app to holdfast_system; alter table app.tiers owner to holdfast_system",
+      "app.tiers holdfast_system",
+    ],
   ],
   view_hides_its_reader: [
     [VIEW.replace("WITH", ""), "app.things_current"],
@@ -173,10 +179,7 @@ const faults: Record<string, [fault: string, ...objects: string[]][]> = {
   ],
   function_for_everybody: [
     [`${internal(BOTH)} grant execute on function app_private.thing to public`, THING],
-    [
-      `alter default privileges grant execute on functions to public; ${contract()}`,
-      DO,
-    ],
+    [`alter default privileges grant execute on functions to public; ${contract()}`, DO],
   ],
   function_overloaded: [
     [
@@ -193,7 +196,11 @@ const faults: Record<string, [fault: string, ...objects: string[]][]> = {
   ],
   constraint_named_by_postgres: [
     ["alter table app.tiers add check (rank > 0)", "app.tiers tiers_rank_check"],
-    ["alter table app.tiers add check (rank > 0), add check (rank > -1)", "app.tiers tiers_rank_check", "app.tiers tiers_rank_check1"],
+    [
+      "alter table app.tiers add check (rank > 0), add check (rank > -1)",
+      "app.tiers tiers_rank_check",
+      "app.tiers tiers_rank_check1",
+    ],
     ["alter table app.tiers add unique (description)", "app.tiers tiers_description_key"],
     ["alter table app.tiers add exclude using gist (rank with =)", "app.tiers tiers_rank_excl"],
   ],
@@ -251,8 +258,11 @@ test("every rule of the lint has a fault planted here", () => {
 });
 
 describe.each(Object.entries(faults))("%s", (rule, planted) => {
-  test.each(planted.map((fault, index) => ({ number: index + 1, fault })))("fault $number", async ({ fault }) => {
-    const [sql, ...objects] = fault;
-    expect(await lintAfter(sql), sql).toEqual(objects.map((object) => `${rule}: ${object}`));
-  });
+  test.each(planted.map((fault, index) => ({ number: index + 1, fault })))(
+    "fault $number",
+    async ({ fault }) => {
+      const [sql, ...objects] = fault;
+      expect(await lintAfter(sql), sql).toEqual(objects.map((object) => `${rule}: ${object}`));
+    },
+  );
 });

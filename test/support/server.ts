@@ -57,8 +57,13 @@ export default async function setup(project: TestProject): Promise<() => Promise
 async function findServer(): Promise<Running> {
   const url = process.env["TEST_DATABASE_URL"];
   if (url !== undefined && url !== "") return given(url);
-  if (await answers(process.env["DOCKER_HOST"]?.replace(/^unix:\/\//, "") ?? "/var/run/docker.sock"))
-    return container();
+  if (await answers(process.env["DOCKER_HOST"]?.replace(/^unix:\/\//, "") ?? "/var/run/docker.sock")) {
+    try {
+      return await container();
+    } catch (error) {
+      console.warn(`No container (${(error as Error).message}); the embedded server is used.`);
+    }
+  }
 
   const directory = mkdtempSync(join(tmpdir(), "holdfast-test-"));
   const server = await startPostgres({ directory, port: 0, settings: FAST });
