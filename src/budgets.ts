@@ -40,9 +40,14 @@ const BudgetStatus = z.object({
   reserved_nanousd: nanousd,
   presumed_nanousd: nanousd,
   left_nanousd: nanousd,
+  limit_usd: z.string(),
+  spent_usd: z.string(),
+  reserved_usd: z.string(),
+  presumed_usd: z.string(),
+  left_usd: z.string(),
   hard: z.boolean(),
 });
-/** One budget of a tenant in its running period, in nano-USD; a period without an end has null for its bounds. */
+/** One budget of a tenant in its running period, in nano-USD and in dollars; a period without an end has null for its bounds. */
 export type BudgetStatus = z.infer<typeof BudgetStatus>;
 
 /** What a hold is asked for. Both token counts are upper bounds; `ttlMs` is how long the call may be out, in ms. */
@@ -146,7 +151,7 @@ export async function budgetStatus(db: Db, tenantId: string): Promise<BudgetStat
     db,
     tenantId,
     `select scope, period, period_start, period_end, limit_nanousd, spent_nanousd, reserved_nanousd,
-       presumed_nanousd, left_nanousd, hard
+       presumed_nanousd, left_nanousd, limit_usd, spent_usd, reserved_usd, presumed_usd, left_usd, hard
      from app.budget_status($1, $2)`,
     [],
     BudgetStatus,

@@ -58,16 +58,26 @@ export async function migrateDatabase(
   options: { withCurrent?: boolean } = {},
 ): Promise<void> {
   const connectionString = asOwner(adminUrl);
+  await withClient({ connectionString }, async (client) => {
+    // Two at once wait for one another; graphile-migrate's own lock would make the second fail.
+    await client.query("select pg_advisory_lock(hashtext('holdfast.migrate'))");
+    await migrateLocked(client, connectionString, { ticketKey, log, ...options });
+  });
+}
+
+async function migrateLocked(
+  client: pg.Client,
+  connectionString: string,
+  { ticketKey, log, withCurrent }: { ticketKey: TicketKey; log: Log; withCurrent?: boolean },
+): Promise<void> {
   await runMigrations({ connectionString, logger: new QueueLogger(quietly(log)) });
-  await (options.withCurrent ? current : migrate)({
+  await (withCurrent ? current : migrate)({
     ...migrateSettings(connectionString),
     logger: new MigrateLogger(quietly(log)),
   });
-  await withClient({ connectionString }, async (client) => {
-    await client.query(await readFile(projectFile("sql/worker_grants.sql"), "utf8"));
-    await registerTicketKey(client, ticketKey);
-    await client.query("select app_private.partitions_make()");
-  });
+  await client.query(await readFile(projectFile("sql/worker_grants.sql"), "utf8"));
+  await registerTicketKey(client, ticketKey);
+  await client.query("select app_private.partitions_make()");
 }
 
 /** What `.gmrc` says, for a call of graphile-migrate as a library. */

@@ -126,6 +126,7 @@ function watch(
   const timer = setTimeout(() => stop.abort(new AppError("job_timeout")), run.deadline());
   const onShutdown = () => stop.abort(new AppError("shutdown"));
   poolSignal?.addEventListener("abort", onShutdown, { once: true });
+  if (poolSignal?.aborted) onShutdown(); // while the claim was under way
   const quiet = new AbortController();
   void beat(deps, run, stop, quiet.signal);
   return () => {
@@ -168,10 +169,12 @@ async function settle(run: Run, task: Task | undefined): Promise<Settled> {
 }
 
 async function graceAfter(signal: AbortSignal, ended: AbortSignal): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<void>();
-  signal.addEventListener("abort", () => resolve(), { once: true });
-  ended.addEventListener("abort", () => resolve(), { once: true });
-  await promise;
+  if (!signal.aborted) {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    signal.addEventListener("abort", () => resolve(), { once: true });
+    ended.addEventListener("abort", () => resolve(), { once: true });
+    await promise;
+  }
   await sleep(GRACE_MS, undefined, { signal: ended }).catch(() => {});
 }
 

@@ -16,6 +16,8 @@ const MINUTE = 60 * SECOND;
 
 /** A tick takes this many rows of the schedule in one transaction, and goes on until no more are due. */
 const SHARDS_PER_TICK = 16;
+/** How long the transactions of one tick may take together. */
+const TICK_DEADLINE_MS = 1 * MINUTE;
 /** Waits before a tick that met a deadlock is tried again. */
 const DEADLOCK_PAUSES_MS = [1 * SECOND, 2 * SECOND, 4 * SECOND];
 /** What a stop may take beyond the drain and the grace: the last ends are written and the connections closed. */
@@ -74,8 +76,9 @@ export async function startWorker(given: WorkerOptions): Promise<Worker> {
   });
 
   const stopping = new AbortController();
-  const tickNow = oneAtATime(() => tick(options, stopping.signal));
-  const loops = rounds(options, tickNow).map((round) => loop(options.log, round, stopping.signal));
+  const ticks = oneAtATime((signal) => tick(options, signal));
+  const tickNow = () => within(TICK_DEADLINE_MS, stopping.signal, ticks);
+  const loops = rounds(options, ticks).map((round) => loop(options.log, round, stopping.signal));
 
   let stopped: Promise<void> | undefined;
   const stop = () => {
@@ -163,7 +166,7 @@ function queueLogger(log: Logger): QueueLogger {
   });
 }
 
-function rounds(options: Context, tickNow: () => Promise<Tick>): Round[] {
+function rounds(options: Context, ticks: Round["work"]): Round[] {
   const { db, log } = options;
   return [
     {
@@ -172,7 +175,7 @@ function rounds(options: Context, tickNow: () => Promise<Tick>): Round[] {
       deadlineMs: 5 * MINUTE,
       work: (signal) => maintain(db, { signal, timeoutMs: 5 * MINUTE }),
     },
-    { name: "schedule_tick", everyMs: options.tickEveryMs, deadlineMs: MINUTE, work: tickNow },
+    { name: "schedule_tick", everyMs: options.tickEveryMs, deadlineMs: TICK_DEADLINE_MS, work: ticks },
     {
       name: "job_reap",
       everyMs: 5 * SECOND,
@@ -226,19 +229,19 @@ async function within<T>(
 }
 
 /** Calls that meet wait for one another, so that each begins after it was asked for. */
-function oneAtATime<T>(work: () => Promise<T>): () => Promise<T> {
+function oneAtATime<T>(work: (signal: AbortSignal) => Promise<T>): (signal: AbortSignal) => Promise<T> {
   let last: Promise<unknown> = Promise.resolve();
-  return () => {
-    const next = last.then(work, work);
+  return (signal) => {
+    const next = last.then(() => work(signal));
     last = next.catch(() => {});
     return next;
   };
 }
 
-async function tick(options: Context, stopping: AbortSignal): Promise<Tick> {
+async function tick(options: Context, signal: AbortSignal): Promise<Tick> {
   const total = { runs: 0, shards: 0 };
   for (let more = true; more; ) {
-    const made = await within(30 * SECOND, stopping, (signal) => tickOnce(options, signal));
+    const made = await tickOnce(options, signal);
     total.runs += made.runs;
     total.shards += made.shards;
     more = made.shards === SHARDS_PER_TICK;
@@ -251,7 +254,7 @@ async function tick(options: Context, stopping: AbortSignal): Promise<Tick> {
 async function tickOnce(options: Context, signal: AbortSignal): Promise<Tick> {
   for (let tries = 0; ; tries += 1) {
     try {
-      return await scheduleTick(options.db, SHARDS_PER_TICK, { signal });
+      return await scheduleTick(options.db, SHARDS_PER_TICK, { signal, timeoutMs: TICK_DEADLINE_MS });
     } catch (error) {
       if (!(error instanceof pg.DatabaseError && error.code === "40P01")) throw error;
       const pause = DEADLOCK_PAUSES_MS[tries];

@@ -441,6 +441,27 @@ describe("a shutdown that cannot wait", () => {
     expect(await runRow(database, runId)).toMatchObject({ state: "COMPLETED", result: "done" });
   });
 
+  test("reaches a run whose claim was under way", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "shut_early"));
+    const shutdown = new AbortController();
+    const lock = await database.superuser.connect();
+    await lock.query("begin");
+    await lock.query("select from app.job_runs where id = $1 for update", [runId]);
+    const { task, letGo } = stubborn();
+    const running = execute(runId, task, "one", shutdown.signal);
+    const waiting =
+      "select from pg_stat_activity where wait_event_type = 'Lock' and query like '%app.job_claim%'";
+    await until(async () => (await sql(database, waiting)).length === 1);
+    shutdown.abort();
+    await lock.query("commit");
+    lock.release();
+
+    expect(await running).toBeLessThan(GRACE_MS + 1_500);
+    expect(await runRow(database, runId)).toMatchObject({ state: "FAILED", error_code: "shutdown" });
+    letGo();
+    await until(() => unsettledHandlers() === 0);
+  });
+
   test("claims nothing any more", async () => {
     const runId = await addRun(database, tenantId, await addKind(database, "unshut"));
     const refused = execute(runId, async () => expect.unreachable(), "one", AbortSignal.abort());

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:ccc95e97ea314c677d3f15b1fcf93f845e558ddd
+--! Hash: sha1:fd9b6ebc0a7645d1d4a4bc9988776b2ba3280c53
 --! Message: first schema
 
 --! Included index.sql
@@ -1065,7 +1065,7 @@ begin
   select array_agg(c.line_no) into v_duplicates
   from (
     select l.line_no, count(*) over (
-      partition by l.charge_period_start, l.charge_period_end, l.sub_account_id, l.resource_id, l.sku_price_id, l.sku_id,
+      partition by l.provider_name, l.billing_account_id, l.service_name, l.charge_period_start, l.charge_period_end, l.sub_account_id, l.resource_id, l.sku_price_id, l.sku_id,
         l.charge_category, l.charge_class, l.charge_description, l.region_id, l.pricing_quantity, l.consumed_quantity,
         l.billed_cost, l.effective_cost, l.tags::text) as copies
     from app.cost_lines as l
@@ -1128,6 +1128,16 @@ declare
   v_import_id uuid;
 begin
   perform app.enter(tenant_id, ticket);
+  if coalesce(pg_catalog.length(source), 0) not between 1 and 100
+    or coalesce(pg_catalog.length(file_name), 0) = 0
+    or coalesce(pg_catalog.length(focus_version), 0) not between 1 and 20
+  then
+    raise exception using
+      errcode = 'OP102',
+      message = 'argument_invalid',
+      detail  = pg_catalog.jsonb_build_object('source', source, 'file_name', file_name, 'focus_version', focus_version),
+      hint    = 'An import has a source of 1 to 100 characters, the name of its file and its FOCUS version.';
+  end if;
 
   insert into app.cost_imports (tenant_id, source, file_name, focus_version)
   values (cost_import_start.tenant_id, cost_import_start.source,
@@ -1139,7 +1149,7 @@ end
 $$;
 
 comment on function app.cost_import_start is
-  'Opens an import; add lines to it, roll it up, publish it. Nothing of it is seen before it is published.';
+  'Opens an import; add lines to it, roll it up, publish it. Nothing of it is seen before it is published. Raises OP102.';
 
 grant execute on function app.cost_import_start to holdfast_service, holdfast_worker;
 --! EndIncluded app/cost_import_start.sql
@@ -2402,7 +2412,7 @@ begin
   perform app.enter(tenant_id, ticket);
 
   return query
-  select h.scope, h.period, h.period_start, h.period_end, h.hard,
+  select h.scope, h.period, nullif(h.period_start, '-infinity'), nullif(h.period_end, 'infinity'), h.hard,
          h.limit_nanousd, h.spent_nanousd, h.reserved_nanousd, h.presumed_nanousd, h.left_nanousd,
          app_private.usd(h.limit_nanousd), app_private.usd(h.spent_nanousd), app_private.usd(h.reserved_nanousd),
          app_private.usd(h.presumed_nanousd), app_private.usd(h.left_nanousd)
@@ -2411,7 +2421,7 @@ end
 $$;
 
 comment on function app.budget_status is
-  'The budgets of a tenant in their current period, in nano-USD and in dollars. left = limit - spent - reserved - presumed.';
+  'The budgets of a tenant in their current period, in nano-USD and in dollars; total has no bounds (null). left = limit - spent - reserved - presumed.';
 
 grant execute on function app.budget_status to holdfast_service, holdfast_worker;
 --! EndIncluded app/budget_status.sql
@@ -4411,7 +4421,8 @@ set local role holdfast_owner;
 set local role holdfast_system;
 
 create or replace view ops.report_text as
-select r.tenant, r.tier,
+select r.tenant,
+       r.tier || ' ' || round(extract(epoch from t.every) / 3600, 1)::float8 || ' h' as tier,
        to_char(r.rows, 'FM999,999,999,999') as rows,
        to_char(r.flags, 'FM999,999,999,999') as flags,
        r.findings::text as findings,
@@ -4420,7 +4431,9 @@ select r.tenant, r.tier,
        '$' || to_char(r.settled, 'FM999,999,990.0000') as settled,
        coalesce('$' || to_char(r."left", 'FM999,999,990.00'), 'no budget') as "left",
        r.state
-from ops.report as r;
+from ops.report as r
+join app.tiers as t on t.tier = r.tier
+order by t.rank, r.tenant;
 
 comment on view ops.report_text is 'ops.report as people read it: thousands, currencies, dollars.';
 

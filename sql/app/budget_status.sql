@@ -11,7 +11,7 @@ begin
   perform app.enter(tenant_id, ticket);
 
   return query
-  select h.scope, h.period, h.period_start, h.period_end, h.hard,
+  select h.scope, h.period, nullif(h.period_start, '-infinity'), nullif(h.period_end, 'infinity'), h.hard,
          h.limit_nanousd, h.spent_nanousd, h.reserved_nanousd, h.presumed_nanousd, h.left_nanousd,
          app_private.usd(h.limit_nanousd), app_private.usd(h.spent_nanousd), app_private.usd(h.reserved_nanousd),
          app_private.usd(h.presumed_nanousd), app_private.usd(h.left_nanousd)
@@ -20,6 +20,6 @@ end
 $$;
 
 comment on function app.budget_status is
-  'The budgets of a tenant in their current period, in nano-USD and in dollars. left = limit - spent - reserved - presumed.';
+  'The budgets of a tenant in their current period, in nano-USD and in dollars; total has no bounds (null). left = limit - spent - reserved - presumed.';
 
 grant execute on function app.budget_status to holdfast_service, holdfast_worker;

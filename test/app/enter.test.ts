@@ -241,6 +241,17 @@ describe("what a session sets by itself", () => {
     expect((await refused(client, "select from app.tenants")).code).toBe("RL101");
   }
 
+  test("a seal is made of the secret, the tenant, the backend and the transaction", async () => {
+    const { rows } = await database.superuser.query(
+      `select app_private.seal($1) = encode(sha256(s.secret || convert_to(concat_ws('|', $1::text, pg_backend_pid(),
+                extract(epoch from transaction_timestamp())), 'UTF8') || s.secret), 'hex') as same,
+              length(s.secret) as bytes
+       from app_private.seal_secret as s`,
+      [mine],
+    );
+    expect(rows).toEqual([{ same: true, bytes: 32 }]);
+  });
+
   test("a value left in the session shuts the connection to nobody", async () => {
     const client = await database.service.pool.connect();
     try {

@@ -245,6 +245,9 @@ test("a budget is told in nano-USD without losing one", async () => {
       reserved_nanousd: "0",
       presumed_nanousd: "0",
       left_nanousd: "9007199254740993",
+      limit_usd: "9007199.254740993",
+      spent_usd: "0",
+      left_usd: "9007199.254740993",
       hard: true,
     }),
   ]);
