@@ -6,11 +6,13 @@ declare
 begin
   for v_role in
     select * from (values
-      ('holdfast_owner',   'nologin noinherit', 'Owns the schemas, tables and contract functions; row security binds it too.'),
+      ('holdfast_owner',   'nologin noinherit',
+       'Owns the schemas, tables and contract functions; row security binds it too.'),
       ('holdfast_system',  'nologin',           'Owns the few functions and views that see all tenants.'),
       ('holdfast_tenant',  'nologin',           'Selects under row security, inside a transaction that entered.'),
       ('holdfast_admin',   'login noinherit',   'Migrates, with options=-c role=holdfast_owner.'),
-      ('holdfast_service', 'login noinherit',   'The HTTP endpoint: executes contract functions, has no right on a table.'),
+      ('holdfast_service', 'login noinherit',
+       'The HTTP endpoint: executes contract functions, has no right on a table.'),
       ('holdfast_worker',  'login noinherit',   'The worker: executes contract functions, has no right on a table.'),
       ('holdfast_ops',     'login noinherit',   'People in psql: the schema ops.'),
       ('holdfast_metrics', 'nologin',           'Reads the metric views alone.')

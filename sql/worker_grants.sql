@@ -1,9 +1,10 @@
 -- What the worker may do in graphile-worker's own schema. Run as holdfast_owner, after each of its upgrades.
 --
--- graphile-worker puts row level security on its tables and writes no policy, so that only their owner sees a row.
--- Here the worker is let in by name: it may fetch, finish and queue tokens. It may not create, alter or truncate
--- anything, so its schema is upgraded by holdfast_admin alone. Its connections say row_security = on; every other
--- connection of holdfast_worker keeps it off until a tenant is entered, and is refused here rather than shown nothing.
+-- graphile-worker puts row level security on its tables and writes no policy: only their owner sees a row.
+-- Here the worker is let in by name: it may fetch, finish and queue tokens. It may not create, alter or
+-- truncate anything, so the schema is upgraded by holdfast_admin alone. The queue's connections say
+-- row_security = on; every other connection of holdfast_worker keeps it off until a tenant is entered, and
+-- is refused here rather than shown nothing.
 
 grant usage on schema graphile_worker to holdfast_worker;
 

@@ -14,7 +14,7 @@ const ClaimedRun = z.object({
 /** One attempt of a run, ours until `leaseUntil`; `timeoutMs` is the time limit of its kind. */
 export type ClaimedRun = z.infer<typeof ClaimedRun>;
 
-/** Claims the run for `worker`, as its next attempt; undefined when its token is stale: claimed, ended or not due. */
+/** Claims the run for `worker`, as its next attempt; undefined when it is taken, has ended, or is not due. */
 export async function jobClaim(
   db: Db,
   tenantId: string,
@@ -31,7 +31,7 @@ export async function jobClaim(
 
 const Lease = z.object({ leaseUntil: z.date() });
 
-/** Renews the lease and gives its new end. Throws `job_run_fenced` when the run has gone on without this attempt. */
+/** Renews the lease; gives its new end. Throws `job_run_fenced` when the run went on without the attempt. */
 export async function jobHeartbeat(
   db: Db,
   tenantId: string,
@@ -46,7 +46,7 @@ export async function jobHeartbeat(
 
 const Completed = z.object({ state: z.literal("COMPLETED") });
 
-/** Applies the result and ends the run, in one transaction. Throws `job_run_fenced`: then nothing was applied. */
+/** Applies the result and ends the run, both or neither. Throws `job_run_fenced`: nothing was applied. */
 export async function jobComplete(
   db: Db,
   tenantId: string,
@@ -82,10 +82,10 @@ export async function jobFail(
 
 const Tick = z.object({ runs: z.int(), shards: z.int() });
 
-/** What a tick of the scheduler made: `runs` for the tenants of `shards` rows of the schedule that were due. */
+/** What a tick made: `runs` for the tenants of `shards` rows of the schedule that were due. */
 export type Tick = z.infer<typeof Tick>;
 
-/** Makes the runs that are due, of all tenants, for at most `maxShards` rows of the schedule. Any number may call it. */
+/** Makes the runs that are due, of all tenants, for at most `maxShards` rows of the schedule. */
 export async function scheduleTick(db: Db, maxShards: number, options?: CallOptions): Promise<Tick> {
   const text = "select runs, shards from app.schedule_tick(max_shards => $1)";
   const [tick] = await systemCall(db, text, [maxShards], Tick, options);
@@ -94,7 +94,7 @@ export async function scheduleTick(db: Db, maxShards: number, options?: CallOpti
 
 const Count = z.object({ count: z.int() });
 
-/** Brings back the runs whose worker is gone and the tokens that were lost, of all tenants; gives how many. */
+/** Brings back runs whose worker is gone, and tokens that were lost, of all tenants; gives how many. */
 export async function jobReap(db: Db, options?: CallOptions): Promise<number> {
   const [reaped] = await systemCall(db, "select app.job_reap() as count", [], Count, options);
   return reaped!.count;

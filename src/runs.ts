@@ -1,4 +1,4 @@
-// The run protocol, the same for every task: claim, work under a time limit, then complete or fail, fenced by attempt.
+// The run protocol of every task: claim, work under a time limit, then complete or fail, fenced by attempt.
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import type { Logger } from "pino";
@@ -20,7 +20,7 @@ export type Run = {
   attempt: number;
   kind: string;
   input: Record<string, unknown>;
-  /** Aborted when time is up, when the run has gone on without this attempt, and by a shutdown that cannot wait. */
+  /** Aborted when time is up, when the run went on without this attempt, by a shutdown that cannot wait. */
   signal: AbortSignal;
   /** Milliseconds left of the time limit, never below 0. */
   deadline(): number;
@@ -57,15 +57,16 @@ type Settled = { ok: true; result: unknown } | { ok: false; error: unknown };
 
 let unsettled = 0;
 
-/** Handlers of this process that outlived their time limit and the grace after it, and have still not ended. */
+/** Handlers of this process that outlived their signal and the grace after it, and have still not ended. */
 export function unsettledHandlers(): number {
   return unsettled;
 }
 
 /**
- * Executes the run of a token, once. A stale token does nothing. Returns when the end of the attempt is written,
- * at the latest `GRACE_MS` and a short transaction after its time limit, whatever the handler does.
- * `poolSignal` ends the attempt as failed with `shutdown`. Throws only when the claim or the end could not be written.
+ * Executes the run of a token, once. A stale token does nothing. Returns when the end of the attempt is
+ * written, at the latest `GRACE_MS` and a short transaction after its time limit, whatever the handler does.
+ * `poolSignal` ends the attempt as failed with `shutdown`. Throws only when the claim or the end could not be
+ * written.
  */
 export async function executeRun(
   deps: RunDeps,
@@ -116,7 +117,7 @@ function attemptOf(
   };
 }
 
-/** Starts what may end the attempt early: its time limit, its heartbeat, a shutdown. The answer stops them all. */
+/** Starts what may end the attempt: its time limit, its heartbeat, a shutdown. The answer stops them all. */
 function watch(
   deps: RunDeps,
   run: Run,
@@ -188,7 +189,7 @@ function countUnsettled(run: Run, work: Promise<Settled>): void {
   });
 }
 
-/** A result counts unless time was up or the attempt was fenced; a failure is named after what ended the attempt. */
+/** A result counts unless time was up or the attempt was fenced; a failure has the name of what ended it. */
 function verdict(run: Run, settled: Settled): Settled {
   const reason: unknown = run.signal.reason;
   if (reason instanceof AppError && reason.code !== "shutdown") return { ok: false, error: reason };

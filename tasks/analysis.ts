@@ -1,9 +1,9 @@
-// A tenant's analysis: SQL finds and computes, a model ranks and words, and job_complete applies what comes of it.
+// A tenant's analysis: SQL finds and computes, a model ranks and words, job_complete applies it.
 import type { Llm } from "../src/llm.ts";
 import { Candidate, narrate } from "../src/narrative.ts";
 import type { Task } from "../src/runs.ts";
 
-/** What the wording leaves of the run's time, in ms: a model that is too late costs its words, not the run. */
+/** What the wording leaves of the run's time, in ms: a model that is late costs its words, not the run. */
 const SPARE_MS = 5_000;
 
 /** The task of kind `analysis`. Its result is a `Narration`; whatever the model does, there is one. */

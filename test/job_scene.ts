@@ -1,4 +1,4 @@
-// Kinds, tenants and runs for the tests of the run protocol and of the worker, and a log that can be read back.
+// Kinds and runs for the tests of the run protocol and of the worker, and a log that can be read back.
 import { setTimeout as sleep } from "node:timers/promises";
 import pino, { type Logger } from "pino";
 import { expect } from "vitest";
@@ -26,7 +26,8 @@ export async function addKind(
 ): Promise<string> {
   await sql(
     database,
-    `insert into app.job_kinds (kind, timeout_seconds, max_retries, backoff_base_ms, non_retryable_codes, description)
+    `insert into app.job_kinds
+       (kind, timeout_seconds, max_retries, backoff_base_ms, non_retryable_codes, description)
      values ($1, $2, $3, $4, $5, 'For a test.')`,
     [
       kind,
@@ -80,7 +81,7 @@ export async function runRow(database: TestDatabase, runId: string): Promise<Run
   return row!;
 }
 
-/** The states that a run has had, from its audit trail, whose links must hold: each begins where the last one ended. */
+/** The states that a run has had, from its audit trail; each change must begin where the last one ended. */
 export async function history(database: TestDatabase, runId: string): Promise<string[]> {
   const events = await sql<{ from_state: string | null; to_state: string }>(
     database,

@@ -168,7 +168,7 @@ describe.concurrent("the fence", () => {
     const { signal } = await run;
 
     const lease =
-      "select lease_until - clock_timestamp() > interval '16 seconds' as fresh from app.job_runs where id = $1";
+      "select lease_until > now() + interval '16 seconds' as fresh from app.job_runs where id = $1";
     await sql(database, "update app.job_runs set lease_until = now() + interval '8 seconds' where id = $1", [
       runId,
     ]);
@@ -258,8 +258,8 @@ describe.concurrent("the time limit", () => {
       tenantId,
       await addKind(database, "sleeping", { timeoutSeconds: 1 }),
     );
-    const asleep =
-      "select count(*)::int as n from pg_stat_activity where query like '%the sleeper%' and state <> 'idle' and pid <> pg_backend_pid()";
+    const asleep = `select count(*)::int as n from pg_stat_activity
+       where query like '/* the sleeper */%' and state = 'active'`;
     const running = execute(runId, ({ call }) =>
       call("/* the sleeper */ select pg_sleep(30)::text as slept where $1 <> $2", [], Row),
     );
@@ -282,8 +282,8 @@ describe.concurrent("the time limit", () => {
       `create function public.trap() returns int language plpgsql as $$
        begin perform pg_sleep(30); exception when query_canceled then perform pg_sleep(30); return 1; end $$`,
     );
-    const trapped =
-      "select count(*)::int as n from pg_stat_activity where query like '%public.trap() as%' and state <> 'idle' and pid <> pg_backend_pid()";
+    const trapped = `select count(*)::int as n from pg_stat_activity
+       where query like 'select public.trap()%' and state = 'active'`;
     const running = execute(runId, ({ call }) => call("select public.trap() as n where $1 <> $2", [], Row));
     await until(async () => (await sql(database, trapped))[0]!["n"] === 1);
     const took = await running;

@@ -92,7 +92,8 @@ alone("any number may tick at once", async (database) => {
   await sql(
     database,
     `insert into app.tenants (name, tier)
-     select 'many ' || n, (array['HIGH_VALUE', 'ACTIVE', 'DORMANT'])[1 + n % 3] from generate_series(1, 300) as n`,
+     select 'many ' || n, (array['HIGH_VALUE', 'ACTIVE', 'DORMANT'])[1 + n % 3]
+     from generate_series(1, 300) as n`,
   );
   const ticks = await Promise.all(Array.from({ length: 24 }, () => scheduleTick(database.worker, 3)));
 
@@ -115,10 +116,13 @@ alone("a tick that met a deadlock is counted and tried again", async (database, 
     `create sequence public.met;
      create function public.deadlock() returns trigger language plpgsql security definer as $$
      begin
-       if nextval('public.met') <= 2 then raise exception using errcode = '40P01', message = 'deadlock detected'; end if;
+       if nextval('public.met') <= 2 then
+         raise exception using errcode = '40P01', message = 'deadlock detected';
+       end if;
        return null;
      end $$;
-     create trigger deadlock before update on app.schedules for each statement execute function public.deadlock();`,
+     create trigger deadlock before update on app.schedules
+       for each statement execute function public.deadlock();`,
   );
   let counted = 0;
   const observe = {
@@ -235,8 +239,8 @@ alone("the queue's schema must be there, and of this version", async (database, 
 
 alone("the worker may use the queue, and change nothing of its schema", async (database, context) => {
   const grants = readFileSync(join(import.meta.dirname, "../sql/worker_grants.sql"), "utf8");
-  const policies =
-    "select oid::int, polrelid::regclass::text as table, polname from pg_policy where polrelid::regclass::text like 'graphile_worker.%' order by 2";
+  const policies = `select oid::int, polrelid::regclass::text as table, polname
+     from pg_policy where polrelid::regclass::text like 'graphile_worker.%' order by 2`;
   const before = await sql(database, policies);
   expect(before.map((policy) => [policy["table"], policy["polname"]])).toEqual([
     ["graphile_worker._private_job_queues", "worker_all"],
@@ -247,7 +251,7 @@ alone("the worker may use the queue, and change nothing of its schema", async (d
   await sql(database, `set role holdfast_owner; ${grants}; reset role;`);
   expect(await sql(database, policies)).toEqual(before);
 
-  // Row security is off for the login until a tenant is entered: what it cannot see is refused, never missing.
+  // Row security is off for the login until it enters: what it cannot see is refused, never missing.
   await expect(database.worker.pool.query("select from graphile_worker._private_jobs")).rejects.toMatchObject(
     {
       code: "42501",
@@ -314,7 +318,7 @@ alone("a worker that is killed loses no run", async (database, context) => {
   const locked = "graphile_worker.jobs where locked_at is not null and task_identifier = 'run'";
   expect(await count(database, locked)).toBeGreaterThanOrEqual(2);
 
-  // Two were running, one more was taken from the queue but not begun: all come back, in seconds, not in four hours.
+  // Two were running, one more was locked but not begun: all come back, in seconds, not in four hours.
   const { messages } = await work(database, context, {
     analysis: async () => WORDED,
     nap: async () => "slept",

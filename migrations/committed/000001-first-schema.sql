@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:fd9b6ebc0a7645d1d4a4bc9988776b2ba3280c53
+--! Hash: sha1:dae9c0c8b853356a025e3e3adb7b1acc132feb33
 --! Message: first schema
 
 --! Included index.sql
@@ -14,7 +14,8 @@ create schema if not exists app_private;
 create schema if not exists ops;
 
 comment on schema app is 'The contract: tables under row security, and the functions that the shell calls.';
-comment on schema app_private is 'Internals: tickets, isolation, triggers. Nobody calls them but what is granted by name.';
+comment on schema app_private is
+  'Internals: tickets, isolation, triggers. Nobody calls them but what is granted by name.';
 comment on schema ops is 'For people in psql: views to \watch and functions. Start with: select * from ops.help;';
 
 alter default privileges revoke execute on functions from public;
@@ -22,8 +23,10 @@ set local role holdfast_system;
 alter default privileges revoke execute on functions from public;
 set local role holdfast_owner;
 
-grant usage on schema app to holdfast_service, holdfast_worker, holdfast_tenant, holdfast_system, holdfast_ops;
-grant usage on schema app_private to holdfast_tenant, holdfast_system, holdfast_service, holdfast_worker, holdfast_ops;
+grant usage on schema app
+  to holdfast_service, holdfast_worker, holdfast_tenant, holdfast_system, holdfast_ops;
+grant usage on schema app_private
+  to holdfast_tenant, holdfast_system, holdfast_service, holdfast_worker, holdfast_ops;
 grant usage on schema ops to holdfast_ops, holdfast_system, holdfast_metrics;
 grant create on schema app, app_private, ops to holdfast_system;
 
@@ -41,15 +44,16 @@ as $$
   select pg_catalog.encode(
     overlay(pg_catalog.uuid_send(pg_catalog.gen_random_uuid())
       placing substring(pg_catalog.int8send(pg_catalog.floor(t.ms)::bigint) from 3)
-        || substring(pg_catalog.int4send(28672 + pg_catalog.floor((t.ms - pg_catalog.floor(t.ms)) * 4096)::integer) from 3)
+        || substring(pg_catalog.int4send(28672
+             + pg_catalog.floor((t.ms - pg_catalog.floor(t.ms)) * 4096)::integer) from 3)
       from 1 for 8),
     'hex')::uuid
   from (select extract(epoch from pg_catalog.clock_timestamp()) * 1000 as ms) as t
 $$;
 
 comment on function app_private.uuid_v7 is
-  'A UUID of version 7 (RFC 9562, section 5.7, with the fraction of section 6.2, method 3): it sorts by the moment it was '
-  'made. PostgreSQL 15 has none of its own.';
+  'A UUID of version 7 (RFC 9562, section 5.7, with the fraction of section 6.2, method 3): it sorts by the moment it '
+  'was made. PostgreSQL 15 has none of its own.';
 
 grant execute on function app_private.uuid_v7 to holdfast_system;
 --! EndIncluded app_private/uuid_v7.sql
@@ -103,7 +107,8 @@ comment on table app_private.ticket_keys is
 comment on column app_private.ticket_keys.kid is 'The number that a ticket names.';
 comment on column app_private.ticket_keys.ipad is 'Key xor 0x36, padded to 64 bytes.';
 comment on column app_private.ticket_keys.opad is 'Key xor 0x5c, padded to 64 bytes.';
-comment on column app_private.ticket_keys.not_after is 'When tickets of this key stop being accepted; null while it is in use.';
+comment on column app_private.ticket_keys.not_after is
+  'When tickets of this key stop being accepted; null while it is in use.';
 --! EndIncluded app_private/ticket_keys.sql
 --! Included app_private/seal_secret.sql
 create table if not exists app_private.seal_secret (
@@ -121,7 +126,8 @@ comment on column app_private.seal_secret.secret is 'The secret; known to no cli
 
 insert into app_private.seal_secret (secret)
 values (sha256(convert_to(
-  gen_random_uuid()::text || gen_random_uuid()::text || gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')))
+  gen_random_uuid()::text || gen_random_uuid()::text || gen_random_uuid()::text || gen_random_uuid()::text,
+  'UTF8')))
 on conflict on constraint seal_secret_pkey do nothing;
 --! EndIncluded app_private/seal_secret.sql
 --! Included app_private/ticket_tenant.sql
@@ -135,7 +141,8 @@ declare
   v_mac  bytea;
 begin
   if ticket is null
-    or ticket !~ '^v1\.[0-9]{1,9}\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[0-9]{1,9}\.[0-9]{1,12}\.[0-9a-f]{64}$'
+    or ticket !~
+      '^v1\.[0-9]{1,9}\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[0-9]{1,9}\.[0-9]{1,12}\.[0-9a-f]{64}$'
   then
     perform app_private.refuse('the ticket is missing or malformed');
   end if;
@@ -200,7 +207,8 @@ end
 $$;
 
 comment on function app_private.current_tenant_id is
-  'The tenant of this transaction. Raises RL101 when none was entered. Never make a function that returns it immutable.';
+  'The tenant of this transaction. Raises RL101 when none was entered. '
+  'Never make a function that returns it immutable.';
 
 grant execute on function app_private.current_tenant_id to holdfast_tenant, holdfast_owner, holdfast_system;
 --! EndIncluded app_private/current_tenant_id.sql
@@ -230,7 +238,8 @@ as $$
 declare
   v_own      constant text := '(app_private.require() AND (tenant_id = '
     '( SELECT app_private.current_tenant_id() AS current_tenant_id)))';
-  v_expected constant text[] := case when for_system then array['system_all to holdfast_system: true'] else '{}' end
+  v_expected constant text[] :=
+    case when for_system then array['system_all to holdfast_system: true'] else '{}' end
     || ('tenant_isolation to holdfast_owner,holdfast_tenant: ' || v_own || ' check ' || v_own);
   v_present  text[];
   v_policy   name;
@@ -380,7 +389,8 @@ grant execute on function app_private.partitions_make to holdfast_system;
 create or replace view app.error_codes as
 select e.sqlstate, e.name, e.http_status, e.meaning
 from (values
-  ('RL101', 'rls_enforcement_failed', 500, 'No tenant was entered, or the ticket does not open it. Nothing was read or changed.'),
+  ('RL101', 'rls_enforcement_failed', 500,
+   'No tenant was entered, or the ticket does not open it. Nothing was read or changed.'),
   ('TN101', 'tenant_not_found',       404, 'No tenant has that name or id.'),
   ('TN102', 'tenant_name_taken',      409, 'Another tenant has that name.'),
   ('TN103', 'tenant_invalid',         400, 'A name, tier or time zone is not one that a tenant may have.'),
@@ -405,12 +415,14 @@ from (values
 ) as e (sqlstate, name, http_status, meaning);
 
 comment on view app.error_codes is 'Every SQLSTATE that holdfast raises, with its fixed name and HTTP status.';
-comment on column app.error_codes.sqlstate is 'Two letters for the area, a digit for the verdict (1 refused, 2 wrong state, 3 try later), two to count.';
+comment on column app.error_codes.sqlstate is
+  'Two letters for the area, a digit for the verdict (1 refused, 2 wrong state, 3 try later), two to count.';
 comment on column app.error_codes.name is 'The message of the error: logs, metrics and clients match on it.';
 comment on column app.error_codes.http_status is 'The status that the HTTP endpoint answers with.';
 comment on column app.error_codes.meaning is 'What happened, for a person.';
 
-grant select on app.error_codes to holdfast_service, holdfast_worker, holdfast_tenant, holdfast_system, holdfast_ops;
+grant select on app.error_codes
+  to holdfast_service, holdfast_worker, holdfast_tenant, holdfast_system, holdfast_ops;
 --! EndIncluded app/error_codes.sql
 
 -- Tenants.
@@ -426,7 +438,8 @@ create table if not exists app.tiers (
   constraint tiers_rank_once unique (rank)
 );
 
-comment on table app.tiers is 'The cohorts of the scheduler, and how often a tenant of each is analysed. An operator may change the rows.';
+comment on table app.tiers is
+  'The cohorts of the scheduler, and how often a tenant of each is analysed. An operator may change the rows.';
 comment on column app.tiers.tier is 'The name of the cohort.';
 comment on column app.tiers.every is 'The time between two analyses of one tenant.';
 comment on column app.tiers.rank is 'Which tier goes first when many are due; 1 is first.';
@@ -449,7 +462,8 @@ create table if not exists app.tenants (
   time_zone  text        not null default 'UTC',
   status     text        not null default 'ACTIVE',
   version    bigint      not null default 1,
-  shard      smallint    not null generated always as (('x' || left(md5(tenant_id::text), 4))::bit(16)::integer % 16) stored,
+  shard      smallint    not null
+    generated always as (('x' || left(md5(tenant_id::text), 4))::bit(16)::integer % 16) stored,
   required_tags text[] not null default '{environment,owner,cost_center}',
   sample     boolean     not null default false,
   created_at timestamptz not null default now(),
@@ -467,15 +481,18 @@ create table if not exists app.tenants (
 
 create index if not exists tenants_tier_shard_idx on app.tenants (tier, shard);
 
-comment on table app.tenants is 'Who pays, and in which tier. The one table whose names are unique across tenants: people pick it by name.';
+comment on table app.tenants is
+  'Who pays, and in which tier. The one table whose names are unique across tenants: people pick it by name.';
 comment on column app.tenants.tenant_id is 'The tenant; every other table leads with it.';
 comment on column app.tenants.name is 'What people call the tenant; unique.';
 comment on column app.tenants.tier is 'The cohort of the scheduler; see app.tiers.';
 comment on column app.tenants.time_zone is 'IANA zone in which days and months of the budget begin.';
 comment on column app.tenants.status is 'ACTIVE, or SUSPENDED: nothing can be entered or scheduled.';
 comment on column app.tenants.version is 'Rises by one with each change by a person.';
-comment on column app.tenants.shard is '0 to 15, from the id: which row of app.schedules makes the runs of this tenant.';
-comment on column app.tenants.required_tags is 'Tags that every line of usage should have; detector untagged_spend reads it.';
+comment on column app.tenants.shard is
+  '0 to 15, from the id: which row of app.schedules makes the runs of this tenant.';
+comment on column app.tenants.required_tags is
+  'Tags that every line of usage should have; detector untagged_spend reads it.';
 comment on column app.tenants.sample is 'Made by the first start, with generated cost data.';
 comment on column app.tenants.created_at is 'When the tenant was made.';
 comment on column app.tenants.updated_at is 'When a person last changed it.';
@@ -504,10 +521,13 @@ begin
   end if;
 
   perform
-    pg_catalog.set_config('app.tenant', enter.tenant_id::text || '.' || app_private.seal(enter.tenant_id::text), true),
+    pg_catalog.set_config('app.tenant',
+      enter.tenant_id::text || '.' || app_private.seal(enter.tenant_id::text), true),
     pg_catalog.set_config('row_security', 'on', true);
 
-  if not exists (select from app.tenants as t where t.tenant_id = enter.tenant_id and t.status = 'ACTIVE') then
+  if not exists (select from app.tenants as t
+    where t.tenant_id = enter.tenant_id and t.status = 'ACTIVE')
+  then
     perform app_private.refuse('the tenant is not active');
   end if;
 end
@@ -560,11 +580,13 @@ create table if not exists app.events (
   created_at timestamptz not null default now(),
 
   constraint events_pkey primary key (tenant_id, id),
-  constraint events_tenant_id_fkey foreign key (tenant_id) references app.tenants (tenant_id) on delete restrict,
+  constraint events_tenant_id_fkey foreign key (tenant_id)
+    references app.tenants (tenant_id) on delete restrict,
   constraint events_type_dotted check (type ~ '^[a-z_]+(\.[a-z_]+)+$')
 ) partition by range (id);
 
-comment on table app.events is 'The one outbox: what happened, written in the transaction in which it happened. Append only.';
+comment on table app.events is
+  'The one outbox: what happened, written in the transaction in which it happened. Append only.';
 comment on column app.events.tenant_id is 'Whose event it is.';
 comment on column app.events.id is 'UUIDv7: also the order of events.';
 comment on column app.events.type is 'Dotted, past tense: import.published, run.failed, budget.refused.';
@@ -577,7 +599,8 @@ grant select on app.events to holdfast_tenant;
 grant select, insert on app.events to holdfast_system;
 --! EndIncluded app/events.sql
 --! Included app_private/event_add.sql
-create or replace function app_private.event_add(tenant_id uuid, type text, subject_id uuid, data jsonb default '{}')
+create or replace function app_private.event_add(
+  tenant_id uuid, type text, subject_id uuid, data jsonb default '{}')
 returns void
 language sql
 set search_path = ''
@@ -608,23 +631,31 @@ create table if not exists app.cost_imports (
   swept_at      timestamptz,
 
   constraint cost_imports_pkey primary key (tenant_id, id),
-  constraint cost_imports_tenant_id_fkey foreign key (tenant_id) references app.tenants (tenant_id) on delete restrict,
-  constraint cost_imports_status_known check (status in ('LOADING', 'LOADED', 'PUBLISHED', 'SUPERSEDED', 'FAILED')),
-  constraint cost_imports_finished_at_iff_ended check ((status in ('LOADING', 'LOADED')) = (finished_at is null)),
+  constraint cost_imports_tenant_id_fkey foreign key (tenant_id)
+    references app.tenants (tenant_id) on delete restrict,
+  constraint cost_imports_status_known
+    check (status in ('LOADING', 'LOADED', 'PUBLISHED', 'SUPERSEDED', 'FAILED')),
+  constraint cost_imports_finished_at_iff_ended
+    check ((status in ('LOADING', 'LOADED')) = (finished_at is null)),
   constraint cost_imports_error_iff_failed check ((status = 'FAILED') = (error is not null)),
   constraint cost_imports_counts_not_negative check (line_count >= 0 and flagged_count >= 0),
-  constraint cost_imports_texts_bounded check (length(source) between 1 and 100 and length(file_name) between 1 and 255)
+  constraint cost_imports_texts_bounded
+    check (length(source) between 1 and 100 and length(file_name) between 1 and 255)
 );
 
-create index if not exists cost_imports_status_started_at_idx on app.cost_imports (status, started_at) where swept_at is null;
+create index if not exists cost_imports_status_started_at_idx
+  on app.cost_imports (status, started_at) where swept_at is null;
 
-comment on table app.cost_imports is 'Each cost file that was read: whole and published, or refused. Its lines are seen only while a period points to it.';
+comment on table app.cost_imports is
+  'Each cost file that was read: whole and published, or refused. Its lines are seen only while a period points to it.';
 comment on column app.cost_imports.tenant_id is 'Whose costs they are.';
 comment on column app.cost_imports.id is 'The import.';
-comment on column app.cost_imports.source is 'Where the file came from; a file replaces the billing periods of its own source only.';
+comment on column app.cost_imports.source is
+  'Where the file came from; a file replaces the billing periods of its own source only.';
 comment on column app.cost_imports.file_name is 'The name of the file, without its folder.';
 comment on column app.cost_imports.focus_version is 'The FOCUS version whose columns the file has.';
-comment on column app.cost_imports.status is 'LOADING, LOADED (rolled up), PUBLISHED, SUPERSEDED (no period points to it) or FAILED.';
+comment on column app.cost_imports.status is
+  'LOADING, LOADED (rolled up), PUBLISHED, SUPERSEDED (no period points to it) or FAILED.';
 comment on column app.cost_imports.line_count is 'Lines that were read.';
 comment on column app.cost_imports.flagged_count is 'Lines with at least one data-quality flag.';
 comment on column app.cost_imports.flags is 'How many lines have each flag.';
@@ -788,16 +819,19 @@ create table if not exists app.cost_lines (
   constraint cost_lines_billing_period_not_empty check (billing_period_end > billing_period_start),
   constraint cost_lines_charge_period_not_empty check (charge_period_end > charge_period_start),
   constraint cost_lines_billed_cost_finite check (billed_cost > '-Infinity' and billed_cost < 'Infinity'),
-  constraint cost_lines_effective_cost_finite check (effective_cost > '-Infinity' and effective_cost < 'Infinity'),
+  constraint cost_lines_effective_cost_finite
+    check (effective_cost > '-Infinity' and effective_cost < 'Infinity'),
   constraint cost_lines_list_cost_finite check (list_cost > '-Infinity' and list_cost < 'Infinity'),
-  constraint cost_lines_contracted_cost_finite check (contracted_cost > '-Infinity' and contracted_cost < 'Infinity')
+  constraint cost_lines_contracted_cost_finite
+    check (contracted_cost > '-Infinity' and contracted_cost < 'Infinity')
 );
 
 create index if not exists cost_lines_charge_period_start_idx
   on app.cost_lines (tenant_id, import_id, charge_period_start);
 
 comment on table app.cost_lines is
-  'Lines of cost files, as FOCUS 1.2 names them. Seen through app.cost_lines_current; removed when nothing points to them.';
+  'Lines of cost files, as FOCUS 1.2 names them. Seen through app.cost_lines_current; '
+  'removed when nothing points to them.';
 comment on column app.cost_lines.tenant_id is 'Whose cost it is.';
 comment on column app.cost_lines.import_id is 'The file that it came with.';
 comment on column app.cost_lines.line_no is 'The line of the file, counted from 1 with the header.';
@@ -821,15 +855,18 @@ comment on column app.cost_lines.charge_frequency is 'FOCUS ChargeFrequency: One
 comment on column app.cost_lines.charge_description is 'FOCUS ChargeDescription.';
 comment on column app.cost_lines.billed_cost is 'FOCUS BilledCost, in billing_currency.';
 comment on column app.cost_lines.effective_cost is 'FOCUS EffectiveCost, in billing_currency: what the detectors sum.';
-comment on column app.cost_lines.list_cost is 'FOCUS ListCost, in billing_currency; null in exports that leave it out, and flagged.';
-comment on column app.cost_lines.contracted_cost is 'FOCUS ContractedCost, in billing_currency; null in exports that leave it out, and flagged.';
+comment on column app.cost_lines.list_cost is
+  'FOCUS ListCost, in billing_currency; null in exports that leave it out, and flagged.';
+comment on column app.cost_lines.contracted_cost is
+  'FOCUS ContractedCost, in billing_currency; null in exports that leave it out, and flagged.';
 comment on column app.cost_lines.list_unit_price is 'FOCUS ListUnitPrice.';
 comment on column app.cost_lines.contracted_unit_price is 'FOCUS ContractedUnitPrice.';
 comment on column app.cost_lines.billing_currency is 'FOCUS BillingCurrency; never summed with another.';
 comment on column app.cost_lines.pricing_currency is 'FOCUS PricingCurrency (1.2).';
 comment on column app.cost_lines.pricing_currency_effective_cost is 'FOCUS PricingCurrencyEffectiveCost (1.2).';
 comment on column app.cost_lines.pricing_currency_list_unit_price is 'FOCUS PricingCurrencyListUnitPrice (1.2).';
-comment on column app.cost_lines.pricing_currency_contracted_unit_price is 'FOCUS PricingCurrencyContractedUnitPrice (1.2).';
+comment on column app.cost_lines.pricing_currency_contracted_unit_price is
+  'FOCUS PricingCurrencyContractedUnitPrice (1.2).';
 comment on column app.cost_lines.pricing_category is 'FOCUS PricingCategory.';
 comment on column app.cost_lines.pricing_quantity is 'FOCUS PricingQuantity, in pricing_unit.';
 comment on column app.cost_lines.pricing_unit is 'FOCUS PricingUnit.';
@@ -860,7 +897,8 @@ comment on column app.cost_lines.capacity_reservation_id is 'FOCUS CapacityReser
 comment on column app.cost_lines.capacity_reservation_status is 'FOCUS CapacityReservationStatus (1.1).';
 comment on column app.cost_lines.extra is 'Columns of the file that FOCUS does not have.';
 comment on column app.cost_lines.reader_flags is 'Data-quality flags that only the reader of the file could see.';
-comment on column app.cost_lines.dq_flags is 'What is doubtful about the line: reader_flags and those of app_private.cost_line_flags.';
+comment on column app.cost_lines.dq_flags is
+  'What is doubtful about the line: reader_flags and those of app_private.cost_line_flags.';
 
 call app_private.isolate('app.cost_lines', for_system => true);
 grant select on app.cost_lines to holdfast_tenant;
@@ -897,7 +935,8 @@ create table if not exists app.cost_daily (
 
 create index if not exists cost_daily_day_idx on app.cost_daily (tenant_id, import_id, day);
 
-comment on table app.cost_daily is 'The lines of an import summed by day and dimension; detectors read it. A charge counts on the UTC day it began.';
+comment on table app.cost_daily is
+  'The lines of an import summed by day and dimension; detectors read it. A charge counts on the UTC day it began.';
 comment on column app.cost_daily.tenant_id is 'Whose cost it is.';
 comment on column app.cost_daily.import_id is 'The file that it came with.';
 comment on column app.cost_daily.row_no is 'Counts the rows of one import.';
@@ -918,7 +957,8 @@ comment on column app.cost_daily.list_cost is 'Sum of ListCost.';
 comment on column app.cost_daily.contracted_cost is 'Sum of ContractedCost.';
 comment on column app.cost_daily.line_count is 'How many lines were summed.';
 comment on column app.cost_daily.flagged_count is 'How many of them have a data-quality flag.';
-comment on column app.cost_daily.doubtful_count is 'How many of them have a flag that touches EffectiveCost; see app_private.doubtful_flags.';
+comment on column app.cost_daily.doubtful_count is
+  'How many of them have a flag that touches EffectiveCost; see app_private.doubtful_flags.';
 
 call app_private.isolate('app.cost_daily', for_system => true);
 grant select on app.cost_daily to holdfast_tenant;
@@ -939,7 +979,8 @@ create table if not exists app.cost_periods (
 
 create index if not exists cost_periods_import_id_idx on app.cost_periods (tenant_id, import_id);
 
-comment on table app.cost_periods is 'Which import is the truth for a billing period of a source. Publishing an import moves the pointer.';
+comment on table app.cost_periods is
+  'Which import is the truth for a billing period of a source. Publishing an import moves the pointer.';
 comment on column app.cost_periods.tenant_id is 'Whose period it is.';
 comment on column app.cost_periods.source is 'The source of the files.';
 comment on column app.cost_periods.billing_period_start is 'FOCUS BillingPeriodStart.';
@@ -983,12 +1024,14 @@ immutable
 parallel safe
 return coalesce((line).reader_flags, '{}') || array_remove(array[
   case when (line).provider_name is null then 'missing_provider' end,
-  case when coalesce((line).contracted_cost, 0) = 0 and (line).effective_cost <> 0 then 'missing_contracted_cost' end,
+  case when coalesce((line).contracted_cost, 0) = 0 and (line).effective_cost <> 0
+    then 'missing_contracted_cost' end,
   case when coalesce((line).list_cost, 0) = 0 and (line).effective_cost <> 0 then 'missing_list_cost' end,
   case when (line).list_cost <> 0 and (line).list_cost < (line).contracted_cost then 'list_lt_contracted' end,
   case when (line).contracted_cost > 0 and (line).contracted_cost < (line).effective_cost
     then 'contracted_lt_effective' end,
-  case when (line).charge_category = 'Usage' and (line).list_unit_price is null then 'missing_list_unit_price' end,
+  case when (line).charge_category = 'Usage' and (line).list_unit_price is null
+    then 'missing_list_unit_price' end,
   case when (line).charge_category in ('Usage', 'Purchase') and (line).pricing_quantity is null
     then 'missing_pricing_quantity' end,
   case when (line).charge_category = 'Usage' and (line).consumed_quantity is null
@@ -1013,7 +1056,9 @@ create or replace function app_private.doubtful_flags() returns text[]
 language sql
 immutable
 parallel safe
-return array['effective_zero_billed_positive', 'invalid_effective_cost', 'bad_period', 'duplicate_line', 'mixed_currency'];
+return array[
+  'effective_zero_billed_positive', 'invalid_effective_cost', 'bad_period', 'duplicate_line',
+  'mixed_currency'];
 
 comment on function app_private.doubtful_flags is
   'The data-quality flags that touch EffectiveCost: what is summed from such lines has confidence low.';
@@ -1065,8 +1110,9 @@ begin
   select array_agg(c.line_no) into v_duplicates
   from (
     select l.line_no, count(*) over (
-      partition by l.provider_name, l.billing_account_id, l.service_name, l.charge_period_start, l.charge_period_end, l.sub_account_id, l.resource_id, l.sku_price_id, l.sku_id,
-        l.charge_category, l.charge_class, l.charge_description, l.region_id, l.pricing_quantity, l.consumed_quantity,
+      partition by l.provider_name, l.billing_account_id, l.service_name, l.charge_period_start,
+        l.charge_period_end, l.sub_account_id, l.resource_id, l.sku_price_id, l.sku_id, l.charge_category,
+        l.charge_class, l.charge_description, l.region_id, l.pricing_quantity, l.consumed_quantity,
         l.billed_cost, l.effective_cost, l.tags::text) as copies
     from app.cost_lines as l
     where l.tenant_id = cost_import_flag.tenant_id and l.import_id = cost_import_flag.import_id) as c
@@ -1108,7 +1154,9 @@ as $$
     select l.dq_flags from app.cost_lines as l where l.tenant_id = $1 and l.import_id = $2
   ),
   by_flag as (
-    select f.flag, count(*) as n from lines as l cross join lateral unnest(l.dq_flags) as f (flag) group by f.flag
+    select f.flag, count(*) as n
+    from lines as l cross join lateral unnest(l.dq_flags) as f (flag)
+    group by f.flag
   )
   select (select count(*) from lines),
          (select count(*) from lines as l where l.dq_flags <> '{}'),
@@ -1135,7 +1183,8 @@ begin
     raise exception using
       errcode = 'OP102',
       message = 'argument_invalid',
-      detail  = pg_catalog.jsonb_build_object('source', source, 'file_name', file_name, 'focus_version', focus_version),
+      detail  = pg_catalog.jsonb_build_object('source', source, 'file_name', file_name,
+                  'focus_version', focus_version),
       hint    = 'An import has a source of 1 to 100 characters, the name of its file and its FOCUS version.';
   end if;
 
@@ -1149,7 +1198,8 @@ end
 $$;
 
 comment on function app.cost_import_start is
-  'Opens an import; add lines to it, roll it up, publish it. Nothing of it is seen before it is published. Raises OP102.';
+  'Opens an import; add lines to it, roll it up, publish it. Nothing of it is seen before it is published. '
+  'Raises OP102.';
 
 grant execute on function app.cost_import_start to holdfast_service, holdfast_worker;
 --! EndIncluded app/cost_import_start.sql
@@ -1191,7 +1241,8 @@ comment on function app.cost_import_add is
 grant execute on function app.cost_import_add to holdfast_service, holdfast_worker;
 --! EndIncluded app/cost_import_add.sql
 --! Included app/cost_import_roll_up.sql
-create or replace function app.cost_import_roll_up(tenant_id uuid, ticket text, import_id uuid) returns integer
+create or replace function app.cost_import_roll_up(tenant_id uuid, ticket text, import_id uuid)
+returns integer
 language plpgsql
 security definer  -- the shell may not write the roll-up
 set search_path = ''
@@ -1209,7 +1260,8 @@ begin
          l.charge_period_start::date, l.provider_name, l.sub_account_id, max(l.sub_account_name),
          l.service_category, l.service_name, l.region_id, l.charge_category,
          l.charge_class is not distinct from 'Correction', l.billing_currency,
-         sum(l.billed_cost), sum(l.effective_cost), coalesce(sum(l.list_cost), 0), coalesce(sum(l.contracted_cost), 0),
+         sum(l.billed_cost), sum(l.effective_cost), coalesce(sum(l.list_cost), 0),
+         coalesce(sum(l.contracted_cost), 0),
          count(*), count(*) filter (where l.dq_flags <> '{}'),
          count(*) filter (where l.dq_flags && app_private.doubtful_flags())
   from app.cost_lines as l
@@ -1239,8 +1291,8 @@ end
 $$;
 
 comment on function app.cost_import_roll_up is
-  'Ends the loading of an import: flags what only the whole file shows, sums the lines by day, counts. Answers the rows '
-  'of the roll-up. The long part of an import, so that publishing is short. Raises IM101, IM201, IM103.';
+  'Ends the loading of an import: flags what only the whole file shows, sums the lines by day, counts. Answers the '
+  'rows of the roll-up. The long part of an import, so that publishing is short. Raises IM101, IM201, IM103.';
 
 grant execute on function app.cost_import_roll_up to holdfast_service, holdfast_worker;
 --! EndIncluded app/cost_import_roll_up.sql
@@ -1273,10 +1325,12 @@ begin
   where i.tenant_id = cost_import_publish.tenant_id
     and (i.id = cost_import_publish.import_id
       or (i.status = 'PUBLISHED'
-        and not exists (select from app.cost_periods as p where p.tenant_id = i.tenant_id and p.import_id = i.id)));
+        and not exists (select from app.cost_periods as p
+          where p.tenant_id = i.tenant_id and p.import_id = i.id)));
 
   perform app_private.event_add(tenant_id, 'import.published', import_id, jsonb_build_object(
-    'source', v_import.source, 'lines', v_import.line_count, 'flagged', v_import.flagged_count, 'periods', v_periods));
+    'source', v_import.source, 'lines', v_import.line_count, 'flagged', v_import.flagged_count,
+    'periods', v_periods));
 
   return query select v_import.line_count, v_import.flagged_count, v_import.flags, v_periods;
 end
@@ -1289,7 +1343,8 @@ comment on function app.cost_import_publish is
 grant execute on function app.cost_import_publish to holdfast_service, holdfast_worker;
 --! EndIncluded app/cost_import_publish.sql
 --! Included app/cost_import_fail.sql
-create or replace function app.cost_import_fail(tenant_id uuid, ticket text, import_id uuid, error jsonb) returns void
+create or replace function app.cost_import_fail(tenant_id uuid, ticket text, import_id uuid, error jsonb)
+returns void
 language plpgsql
 security definer  -- the shell may not write imports
 set search_path = ''
@@ -1355,14 +1410,15 @@ begin
   end if;
 
   delete from app.cost_daily as d where d.tenant_id = v_import.tenant_id and d.import_id = v_import.id;
-  update app.cost_imports as i set swept_at = now() where i.tenant_id = v_import.tenant_id and i.id = v_import.id;
+  update app.cost_imports as i set swept_at = now()
+  where i.tenant_id = v_import.tenant_id and i.id = v_import.id;
   return v_count + 1;
 end
 $$;
 
 comment on function app.cost_import_sweep is
-  'Removes the lines of one superseded or failed import, among all tenants, max_rows at a time; 0 when nothing is left. '
-  'An import that was left loading for a day has failed.';
+  'Removes the lines of one superseded or failed import, among all tenants, max_rows at a time; 0 when nothing is '
+  'left. An import that was left loading for a day has failed.';
 
 grant execute on function app.cost_import_sweep to holdfast_worker, holdfast_owner;
 
@@ -1390,7 +1446,8 @@ create table if not exists app.llm_prices (
     exclude using gist (provider with =, model with =, unit with =, valid with &&)
 );
 
-comment on table app.llm_prices is 'What a million tokens of a model cost, and from when to when. A model without a price is refused, never free.';
+comment on table app.llm_prices is
+  'What a million tokens of a model cost, and from when to when. A model without a price is refused, never free.';
 comment on column app.llm_prices.id is 'The version that a reservation pins.';
 comment on column app.llm_prices.provider is 'Who bills: offline, or the host of LLM_BASE_URL.';
 comment on column app.llm_prices.model is 'The model as it is asked for.';
@@ -1403,13 +1460,16 @@ comment on column app.llm_prices.known_at is 'When we learned of it.';
 
 -- The offline analyst costs nothing; its price is that of a small model, so that budgets can be seen at work.
 insert into app.llm_prices (id, provider, model, unit, usd_per_million, valid, simulated, source)
-select p.id, 'offline', 'offline-analyst', p.unit, p.usd_per_million, tstzrange('2026-01-01 00:00+00', null), true, 'simulated'
+select p.id, 'offline', 'offline-analyst', p.unit, p.usd_per_million,
+       tstzrange('2026-01-01 00:00+00', null), true, 'simulated'
 from (values
   ('00000000-0000-7000-8000-000000000001'::uuid, 'input',        0.15),
   ('00000000-0000-7000-8000-000000000002'::uuid, 'cached_input', 0.075),
   ('00000000-0000-7000-8000-000000000003'::uuid, 'output',       0.60)
 ) as p (id, unit, usd_per_million)
-where not exists (select from app.llm_prices as x where x.provider = 'offline' and x.model = 'offline-analyst' and x.unit = p.unit);
+where not exists (
+  select from app.llm_prices as x
+  where x.provider = 'offline' and x.model = 'offline-analyst' and x.unit = p.unit);
 
 grant select on app.llm_prices to holdfast_tenant;
 grant select, insert, update on app.llm_prices to holdfast_system;
@@ -1429,7 +1489,8 @@ create table if not exists app.llm_budgets (
 
   constraint llm_budgets_pkey primary key (tenant_id, id),
   constraint llm_budgets_once unique (tenant_id, scope, scope_id, period),
-  constraint llm_budgets_tenant_id_fkey foreign key (tenant_id) references app.tenants (tenant_id) on delete restrict,
+  constraint llm_budgets_tenant_id_fkey foreign key (tenant_id)
+    references app.tenants (tenant_id) on delete restrict,
   constraint llm_budgets_scope_known check (scope in ('tenant')),
   constraint llm_budgets_scope_id_iff_not_tenant check ((scope = 'tenant') = (scope_id = '')),
   constraint llm_budgets_period_known check (period in ('day', 'week', 'month', 'total')),
@@ -1437,7 +1498,9 @@ create table if not exists app.llm_budgets (
   constraint llm_budgets_hard_for_now check (hard)
 );
 
-comment on table app.llm_budgets is 'How much a tenant may spend on LLM calls per period. No row: every call is refused. 0: every call is refused, free ones too.';
+comment on table app.llm_budgets is
+  'How much a tenant may spend on LLM calls per period. No row: every call is refused. 0: '
+  'every call is refused, free ones too.';
 comment on column app.llm_budgets.tenant_id is 'Whose budget it is.';
 comment on column app.llm_budgets.id is 'The budget.';
 comment on column app.llm_budgets.scope is 'What it limits; the whole tenant.';
@@ -1475,15 +1538,19 @@ create table if not exists app.llm_budget_periods (
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 500);
 
-comment on table app.llm_budget_periods is 'One row per budget and period, made when it is first used, so that nothing ever resets. spent + reserved + presumed never passes the limit at an admission.';
+comment on table app.llm_budget_periods is
+  'One row per budget and period, made when it is first used, so that nothing ever resets. '
+  'spent + reserved + presumed never passes the limit at an admission.';
 comment on column app.llm_budget_periods.tenant_id is 'Whose money it is.';
 comment on column app.llm_budget_periods.budget_id is 'The budget.';
 comment on column app.llm_budget_periods.period_start is 'First moment of the period; -infinity for total.';
 comment on column app.llm_budget_periods.period_end is 'First moment after the period; infinity for total.';
 comment on column app.llm_budget_periods.reserved_nanousd is 'Held for calls that are under way, in nano-USD.';
-comment on column app.llm_budget_periods.presumed_nanousd is 'Held for calls whose outcome is unknown and may have been billed, in nano-USD.';
+comment on column app.llm_budget_periods.presumed_nanousd is
+  'Held for calls whose outcome is unknown and may have been billed, in nano-USD.';
 comment on column app.llm_budget_periods.spent_nanousd is 'What settled calls cost, in nano-USD.';
-comment on column app.llm_budget_periods.admitted_limit_nanousd is 'The highest limit under which a call was admitted, in nano-USD; llm_check compares with it.';
+comment on column app.llm_budget_periods.admitted_limit_nanousd is
+  'The highest limit under which a call was admitted, in nano-USD; llm_check compares with it.';
 
 call app_private.isolate('app.llm_budget_periods', for_system => true);
 grant select on app.llm_budget_periods to holdfast_tenant;
@@ -1516,26 +1583,32 @@ create table if not exists app.llm_reservations (
   constraint llm_reservations_closed_at_iff_closed
     check ((status in ('APPLIED', 'RELEASED', 'WRITTEN_OFF')) = (closed_at is not null)),
   constraint llm_reservations_cost_iff_applied check ((status = 'APPLIED') = (cost_nanousd is not null)),
-  constraint llm_reservations_amounts_not_negative
-    check (estimated_cost_nanousd >= 0 and cost_nanousd >= 0 and input_tokens_bound >= 0 and max_output_tokens >= 0)
+  constraint llm_reservations_amounts_not_negative check (
+    estimated_cost_nanousd >= 0 and cost_nanousd >= 0 and input_tokens_bound >= 0 and max_output_tokens >= 0)
 ) partition by range (id);
 
-create index if not exists llm_reservations_expires_at_idx on app.llm_reservations (expires_at) where status = 'RESERVED';
+create index if not exists llm_reservations_expires_at_idx
+  on app.llm_reservations (expires_at) where status = 'RESERVED';
 create index if not exists llm_reservations_run_id_idx on app.llm_reservations (tenant_id, run_id);
 
-comment on table app.llm_reservations is 'Money held before a model call, and how the hold ended. One row per call to a provider; never deleted.';
+comment on table app.llm_reservations is
+  'Money held before a model call, and how the hold ended. One row per call to a provider; never deleted.';
 comment on column app.llm_reservations.tenant_id is 'Whose money it is.';
 comment on column app.llm_reservations.id is 'The reservation.';
-comment on column app.llm_reservations.status is 'RESERVED, then APPLIED (settled), RELEASED (proven not billed) or PRESUMED (unknown, still counts), which ends APPLIED or WRITTEN_OFF.';
+comment on column app.llm_reservations.status is
+  'RESERVED, then APPLIED (settled), RELEASED (proven not billed) or PRESUMED (unknown, still counts), '
+  'which ends APPLIED or WRITTEN_OFF.';
 comment on column app.llm_reservations.provider is 'Who bills.';
 comment on column app.llm_reservations.model is 'The model that is asked for.';
 comment on column app.llm_reservations.run_id is 'The run that makes the call; null for a call of a client.';
 comment on column app.llm_reservations.attempt is 'Which attempt of the run.';
 comment on column app.llm_reservations.input_tokens_bound is 'No tokenizer can count more input tokens than this.';
 comment on column app.llm_reservations.max_output_tokens is 'What the request allows the model to write.';
-comment on column app.llm_reservations.estimated_cost_nanousd is 'The hold: the most that the call can cost, in nano-USD.';
+comment on column app.llm_reservations.estimated_cost_nanousd is
+  'The hold: the most that the call can cost, in nano-USD.';
 comment on column app.llm_reservations.cost_nanousd is 'What the call did cost, in nano-USD; null unless APPLIED.';
-comment on column app.llm_reservations.price_ids is 'The price versions it was computed with; settlement uses the same.';
+comment on column app.llm_reservations.price_ids is
+  'The price versions it was computed with; settlement uses the same.';
 comment on column app.llm_reservations.reason is 'Why it was released or presumed.';
 comment on column app.llm_reservations.created_at is 'When it was made.';
 comment on column app.llm_reservations.expires_at is 'When an unanswered hold becomes PRESUMED.';
@@ -1559,10 +1632,13 @@ create table if not exists app.llm_reservation_keys (
   constraint llm_reservation_keys_key_length check (length(idempotency_key) between 1 and 255)
 );
 
-comment on table app.llm_reservation_keys is 'Which reservation an idempotency key made. Apart from the reservations, whose unique keys must hold their partition key.';
+comment on table app.llm_reservation_keys is
+  'Which reservation an idempotency key made. Apart from the reservations, '
+  'whose unique keys must hold their partition key.';
 comment on column app.llm_reservation_keys.tenant_id is 'Whose key it is; another tenant may use the same.';
 comment on column app.llm_reservation_keys.idempotency_key is 'What the caller named its request.';
-comment on column app.llm_reservation_keys.fingerprint is 'Digest of the request: the same key with another request is refused.';
+comment on column app.llm_reservation_keys.fingerprint is
+  'Digest of the request: the same key with another request is refused.';
 comment on column app.llm_reservation_keys.reservation_id is 'The reservation that was made.';
 comment on column app.llm_reservation_keys.created_at is 'When it was first used.';
 
@@ -1583,7 +1659,8 @@ create table if not exists app.llm_reservation_budgets (
 create index if not exists llm_reservation_budgets_budget_id_idx
   on app.llm_reservation_budgets (tenant_id, budget_id, period_start);
 
-comment on table app.llm_reservation_budgets is 'Which budgets, and which period of each, a reservation holds. A hold belongs for ever to the period it was made in.';
+comment on table app.llm_reservation_budgets is
+  'Which budgets, and which period of each, a reservation holds. A hold belongs for ever to the period it was made in.';
 comment on column app.llm_reservation_budgets.tenant_id is 'Whose money it is.';
 comment on column app.llm_reservation_budgets.reservation_id is 'The reservation.';
 comment on column app.llm_reservation_budgets.budget_id is 'A budget that it holds.';
@@ -1613,7 +1690,8 @@ create table if not exists app.llm_usage (
   created_at          timestamptz not null default now(),
 
   constraint llm_usage_pkey primary key (tenant_id, id),
-  constraint llm_usage_tenant_id_fkey foreign key (tenant_id) references app.tenants (tenant_id) on delete restrict,
+  constraint llm_usage_tenant_id_fkey foreign key (tenant_id)
+    references app.tenants (tenant_id) on delete restrict,
   constraint llm_usage_status_known check (status in ('SETTLED')),
   constraint llm_usage_amounts_not_negative check (
     input_tokens >= 0 and output_tokens >= 0 and cost_nanousd >= 0 and over_hold_nanousd >= 0
@@ -1635,7 +1713,8 @@ comment on column app.llm_usage.input_tokens is 'All input tokens, cached ones a
 comment on column app.llm_usage.cached_input_tokens is 'Input tokens that were read from the provider''s cache.';
 comment on column app.llm_usage.output_tokens is 'Output tokens, reasoning among them.';
 comment on column app.llm_usage.cost_nanousd is 'What the call cost, in nano-USD, rounded up once.';
-comment on column app.llm_usage.over_hold_nanousd is 'How much more than its hold it cost, in nano-USD; 0 where the bound held.';
+comment on column app.llm_usage.over_hold_nanousd is
+  'How much more than its hold it cost, in nano-USD; 0 where the bound held.';
 comment on column app.llm_usage.provider_request_id is 'How the provider names the call.';
 comment on column app.llm_usage.finish_reason is 'Why the model stopped.';
 comment on column app.llm_usage.simulated is 'True where nobody is billed.';
@@ -1659,7 +1738,8 @@ begin
     raise exception using
       errcode = 'LB201',
       message = 'reservation_closed',
-      detail  = pg_catalog.jsonb_build_object('reservation_id', old.id, 'status', old.status, 'wanted', new.status),
+      detail  = pg_catalog.jsonb_build_object('reservation_id', old.id, 'status', old.status,
+                  'wanted', new.status),
       hint    = 'A reservation ends once. What it cost is in app.llm_usage.';
   end if;
   if new.estimated_cost_nanousd <> old.estimated_cost_nanousd or new.price_ids <> old.price_ids then
@@ -1694,7 +1774,8 @@ as $$
 $$;
 
 comment on function app_private.period_bounds is
-  'First moment of the day, week or month around a moment in a time zone, and the first moment after it; total is endless.';
+  'First moment of the day, week or month around a moment in a time zone, and the first moment after it; '
+  'total is endless.';
 
 grant execute on function app_private.period_bounds to holdfast_system;
 --! EndIncluded app_private/period_bounds.sql
@@ -1719,8 +1800,9 @@ begin
       errcode = 'LB102',
       message = 'no_price',
       detail  = pg_catalog.jsonb_build_object('reason', 'no_price', 'provider', provider, 'model', model),
-      hint    = pg_catalog.format('In psql: select * from ops.llm_price_set(%L, %L, input_usd_per_million => …, '
-                'output_usd_per_million => …, reason => ''…'');', provider, model);
+      hint    =
+        pg_catalog.format('In psql: select * from ops.llm_price_set(%L, %L, input_usd_per_million => …, '
+          'output_usd_per_million => …, reason => ''…'');', provider, model);
   end if;
   return next;
 end
@@ -1787,13 +1869,15 @@ end
 $$;
 
 comment on function app_private.llm_budget_periods_open is
-  'The period rows that a call at this moment must fit, made where they are missing, in the order in which they are locked.';
+  'The period rows that a call at this moment must fit, made where they are missing, '
+  'in the order in which they are locked.';
 --! EndIncluded app_private/llm_budget_periods_open.sql
 --! Included app_private/llm_headroom.sql
 create or replace function app_private.llm_headroom(tenant_id uuid, at timestamptz)
 returns table (
   budget_id uuid, scope text, period text, period_start timestamptz, period_end timestamptz, hard boolean,
-  limit_nanousd bigint, spent_nanousd bigint, reserved_nanousd bigint, presumed_nanousd bigint, left_nanousd bigint)
+  limit_nanousd bigint, spent_nanousd bigint, reserved_nanousd bigint, presumed_nanousd bigint,
+  left_nanousd bigint)
 language sql
 stable
 set search_path = ''
@@ -1811,13 +1895,15 @@ as $$
 $$;
 
 comment on function app_private.llm_headroom is
-  'Each budget of a tenant in its current period, whether or not its row was made yet; left may be negative after a cut.';
+  'Each budget of a tenant in its current period, whether or not its row was made yet; '
+  'left may be negative after a cut.';
 
 grant execute on function app_private.llm_headroom to holdfast_system;
 --! EndIncluded app_private/llm_headroom.sql
 --! Included app_private/llm_refuse.sql
 create or replace function app_private.llm_refuse(
-  tenant_id uuid, at timestamptz, needed_nanousd numeric, input_nanousd numeric, output_rate numeric) returns void
+  tenant_id uuid, at timestamptz, needed_nanousd numeric, input_nanousd numeric, output_rate numeric)
+returns void
 language plpgsql
 set search_path = ''
 as $$
@@ -1837,7 +1923,8 @@ begin
         when v_tight is null then 'no_budget'
         when v_tight.limit_nanousd = 0 then 'zero'
         when needed_nanousd > v_tight.limit_nanousd then 'too_large'
-        when v_tight.spent_nanousd + v_tight.presumed_nanousd + needed_nanousd <= v_tight.limit_nanousd then 'in_flight'
+        when v_tight.spent_nanousd + v_tight.presumed_nanousd + needed_nanousd <= v_tight.limit_nanousd
+        then 'in_flight'
         else 'exhausted' end,
       'scope', v_tight.scope, 'period', v_tight.period, 'period_end', v_tight.period_end,
       'limit_nanousd', v_tight.limit_nanousd::text, 'spent_nanousd', v_tight.spent_nanousd::text,
@@ -1847,8 +1934,10 @@ begin
         when v_tight.limit_nanousd > 0 and output_rate > 0
         then greatest(0, floor((v_tight.left_nanousd - input_nanousd) / (1000 * output_rate))) else 0 end),
     hint = case
-      when v_tight is null then 'The tenant has no budget. In psql: select * from ops.budget_set(tenant => …, limit_usd => …, reason => …);'
-      else 'Wait for the next period or for calls in flight, ask for less, or raise the limit with ops.budget_set.' end;
+      when v_tight is null then
+        'The tenant has no budget. In psql: select * from ops.budget_set(tenant => …, limit_usd => …, reason => …);'
+      else
+        'Wait for the next period or for calls in flight, ask for less, or raise the limit with ops.budget_set.' end;
 end
 $$;
 
@@ -1876,7 +1965,8 @@ begin
   from app_private.llm_headroom(tenant_id, v_at) as h;
   if v_tight is null or v_tight < v_needed or v_tight < 0 then
     perform app_private.llm_refuse(tenant_id, v_at, v_needed,
-      app_private.llm_cost_nanousd(input_tokens_bound, 0, 0, greatest(v_price.input_rate, v_price.cached_rate), null, 0),
+      app_private.llm_cost_nanousd(input_tokens_bound, 0, 0,
+        greatest(v_price.input_rate, v_price.cached_rate), null, 0),
       v_price.output_rate);
   end if;
 end
@@ -1920,7 +2010,8 @@ comment on function app_private.llm_reservation_replay is
   'The reservation that this key made before, or null. Raises LB103 when it was made for another request.';
 --! EndIncluded app_private/llm_reservation_replay.sql
 --! Included app_private/llm_admit.sql
-create or replace function app_private.llm_admit(tenant_id uuid, reservation_id uuid, amount_nanousd bigint, at timestamptz)
+create or replace function app_private.llm_admit(
+  tenant_id uuid, reservation_id uuid, amount_nanousd bigint, at timestamptz)
 returns boolean
 language plpgsql
 set search_path = ''
@@ -1961,11 +2052,13 @@ end
 $$;
 
 comment on function app_private.llm_admit is
-  'Holds the amount in every budget of the tenant; false when it does not fit them all, and then the caller must raise.';
+  'Holds the amount in every budget of the tenant; false when it does not fit them all, '
+  'and then the caller must raise.';
 --! EndIncluded app_private/llm_admit.sql
 --! Included app_private/llm_move.sql
 create or replace function app_private.llm_move(
-  tenant_id uuid, reservation_id uuid, from_status text, amount_nanousd bigint, to_status text, cost_nanousd bigint)
+  tenant_id uuid, reservation_id uuid, from_status text, amount_nanousd bigint, to_status text,
+  cost_nanousd bigint)
 returns void
 language plpgsql
 set search_path = ''
@@ -1981,7 +2074,8 @@ begin
     for no key update of p
   )
   update app.llm_budget_periods as p
-  set reserved_nanousd = p.reserved_nanousd - case when from_status = 'RESERVED' then amount_nanousd else 0 end,
+  set reserved_nanousd = p.reserved_nanousd
+        - case when from_status = 'RESERVED' then amount_nanousd else 0 end,
       presumed_nanousd = p.presumed_nanousd
         - case when from_status = 'PRESUMED' then amount_nanousd else 0 end
         + case when to_status = 'PRESUMED' then amount_nanousd else 0 end,
@@ -2018,11 +2112,13 @@ begin
 end
 $$;
 
-comment on function app_private.llm_reservation_lock is 'The reservation, locked. Raises LB104, alike for an absent and a foreign id.';
+comment on function app_private.llm_reservation_lock is
+  'The reservation, locked. Raises LB104, alike for an absent and a foreign id.';
 --! EndIncluded app_private/llm_reservation_lock.sql
 --! Included app_private/llm_request_check.sql
 create or replace function app_private.llm_request_check(
-  idempotency_key text, input_tokens_bound bigint, max_output_tokens bigint, attempt integer, ttl interval) returns void
+  idempotency_key text, input_tokens_bound bigint, max_output_tokens bigint, attempt integer, ttl interval)
+returns void
 language plpgsql
 immutable
 set search_path = ''
@@ -2039,7 +2135,8 @@ begin
       message = 'reservation_invalid',
       detail  = pg_catalog.jsonb_build_object('input_tokens_bound', input_tokens_bound,
                   'max_output_tokens', max_output_tokens, 'ttl', ttl),
-      hint    = 'The key has 1 to 255 characters, tokens are 0 to 100,000,000, an attempt counts from 1, the ttl is at most an hour.';
+      hint    =
+        'The key has 1 to 255 characters, tokens are 0 to 100,000,000, an attempt counts from 1, the ttl is at most an hour.';
   end if;
 end
 $$;
@@ -2047,7 +2144,8 @@ $$;
 comment on function app_private.llm_request_check is 'Raises LB105 unless the numbers of a request can be held.';
 --! EndIncluded app_private/llm_request_check.sql
 --! Included app_private/llm_usage_check.sql
-create or replace function app_private.llm_usage_check(input_tokens bigint, cached_input_tokens bigint, output_tokens bigint)
+create or replace function app_private.llm_usage_check(
+  input_tokens bigint, cached_input_tokens bigint, output_tokens bigint)
 returns void
 language plpgsql
 immutable
@@ -2087,7 +2185,8 @@ $$;
 comment on function app_private.llm_closed is 'Raises LB201: the reservation has ended in another way.';
 --! EndIncluded app_private/llm_closed.sql
 --! Included app_private/llm_end.sql
-create or replace function app_private.llm_end(tenant_id uuid, reservation_id uuid, to_status text, reason text)
+create or replace function app_private.llm_end(
+  tenant_id uuid, reservation_id uuid, to_status text, reason text)
 returns table (id uuid, status text)
 language plpgsql
 set search_path = ''
@@ -2104,7 +2203,8 @@ begin
         closed_at = case when to_status = 'RELEASED' then pg_catalog.clock_timestamp() end
     where r.tenant_id = v_held.tenant_id and r.id = v_held.id;
 
-    perform app_private.llm_move(tenant_id, v_held.id, v_held.status, v_held.estimated_cost_nanousd, to_status, null);
+    perform app_private.llm_move(tenant_id, v_held.id, v_held.status, v_held.estimated_cost_nanousd,
+      to_status, null);
   end if;
 
   return query select v_held.id, to_status;
@@ -2154,13 +2254,15 @@ begin
 
   insert into app.llm_reservations (tenant_id, id, provider, model, run_id, attempt, input_tokens_bound,
     max_output_tokens, estimated_cost_nanousd, price_ids, expires_at)
-  values (llm_reserve.tenant_id, v_id, llm_reserve.provider, llm_reserve.model, llm_reserve.run_id, llm_reserve.attempt,
-    llm_reserve.input_tokens_bound, llm_reserve.max_output_tokens, v_needed::bigint, v_price.price_ids, v_at + ttl);
+  values (llm_reserve.tenant_id, v_id, llm_reserve.provider, llm_reserve.model, llm_reserve.run_id,
+    llm_reserve.attempt, llm_reserve.input_tokens_bound, llm_reserve.max_output_tokens, v_needed::bigint,
+    v_price.price_ids, v_at + ttl);
 
   -- The hot rows are touched last, so that their locks are short.
   if not app_private.llm_admit(tenant_id, v_id, v_needed::bigint, v_at) then
     perform app_private.llm_refuse(tenant_id, v_at, v_needed,
-      app_private.llm_cost_nanousd(input_tokens_bound, 0, 0, greatest(v_price.input_rate, v_price.cached_rate), null, 0),
+      app_private.llm_cost_nanousd(input_tokens_bound, 0, 0,
+        greatest(v_price.input_rate, v_price.cached_rate), null, 0),
       v_price.output_rate);
   end if;
 
@@ -2169,16 +2271,16 @@ end
 $$;
 
 comment on function app.llm_reserve is
-  'Holds the most that a model call can cost, in every budget of the tenant or in none, before the call is made. The same '
-  'key and request answer the first hold again. Raises LB101 budget_exceeded, LB102 no_price, LB103, LB105.';
+  'Holds the most that a model call can cost, in every budget of the tenant or in none, before the call is made. The '
+  'same key and request answer the first hold again. Raises LB101 budget_exceeded, LB102 no_price, LB103, LB105.';
 
 grant execute on function app.llm_reserve to holdfast_service, holdfast_worker;
 --! EndIncluded app/llm_reserve.sql
 --! Included app/llm_settle.sql
 create or replace function app.llm_settle(
   tenant_id uuid, ticket text, reservation_id uuid, input_tokens bigint, output_tokens bigint,
-  cached_input_tokens bigint default 0, provider_request_id text default null, response_model text default null,
-  finish_reason text default null, simulated boolean default false)
+  cached_input_tokens bigint default 0, provider_request_id text default null,
+  response_model text default null, finish_reason text default null, simulated boolean default false)
 returns table (id uuid, status text, cost_nanousd bigint, over_hold_nanousd bigint)
 language plpgsql
 security definer  -- the shell may not write usage
@@ -2207,7 +2309,8 @@ begin
     perform app_private.llm_closed(v_held);
   end if;
 
-  select app_private.llm_cost_nanousd(llm_settle.input_tokens, llm_settle.cached_input_tokens, llm_settle.output_tokens,
+  select app_private.llm_cost_nanousd(llm_settle.input_tokens, llm_settle.cached_input_tokens,
+           llm_settle.output_tokens,
            max(p.usd_per_million) filter (where p.unit = 'input'),
            max(p.usd_per_million) filter (where p.unit = 'cached_input'),
            max(p.usd_per_million) filter (where p.unit = 'output'))
@@ -2221,21 +2324,23 @@ begin
   where r.tenant_id = v_held.tenant_id and r.id = v_held.id;
 
   insert into app.llm_usage (tenant_id, reservation_id, run_id, provider, model, response_model, input_tokens,
-    cached_input_tokens, output_tokens, cost_nanousd, over_hold_nanousd, provider_request_id, finish_reason, simulated)
+    cached_input_tokens, output_tokens, cost_nanousd, over_hold_nanousd, provider_request_id, finish_reason,
+    simulated)
   values (v_held.tenant_id, v_held.id, v_held.run_id, v_held.provider, v_held.model,
     pg_catalog.left(llm_settle.response_model, 200), llm_settle.input_tokens, llm_settle.cached_input_tokens,
     llm_settle.output_tokens, v_cost, v_over, pg_catalog.left(llm_settle.provider_request_id, 200),
     pg_catalog.left(llm_settle.finish_reason, 50), llm_settle.simulated);
 
-  perform app_private.llm_move(tenant_id, v_held.id, v_held.status, v_held.estimated_cost_nanousd, 'APPLIED', v_cost::bigint);
+  perform app_private.llm_move(tenant_id, v_held.id, v_held.status, v_held.estimated_cost_nanousd, 'APPLIED',
+    v_cost::bigint);
 
   return query select v_held.id, 'APPLIED', v_cost::bigint, v_over;
 end
 $$;
 
 comment on function app.llm_settle is
-  'Replaces a hold by what the call did cost, at the prices of the moment it was reserved. A presumed hold may be settled '
-  'late, and a cost above the hold is recorded, never hidden. Raises LB104, LB105, LB201.';
+  'Replaces a hold by what the call did cost, at the prices of the moment it was reserved. A presumed hold may be '
+  'settled late, and a cost above the hold is recorded, never hidden. Raises LB104, LB105, LB201.';
 
 grant execute on function app.llm_settle to holdfast_service, holdfast_worker;
 --! EndIncluded app/llm_settle.sql
@@ -2253,8 +2358,8 @@ end
 $$;
 
 comment on function app.llm_release is
-  'Gives a hold back, with proof that nothing was billed: the call was never sent, or was refused before it was run. The '
-  'same call again answers the same. Raises LB104, LB201.';
+  'Gives a hold back, with proof that nothing was billed: the call was never sent, or was refused before it was run. '
+  'The same call again answers the same. Raises LB104, LB201.';
 
 grant execute on function app.llm_release to holdfast_service, holdfast_worker;
 --! EndIncluded app/llm_release.sql
@@ -2272,8 +2377,8 @@ end
 $$;
 
 comment on function app.llm_presume is
-  'Marks a hold whose outcome is unknown: the call may have been billed, so it counts until it is settled or written off. '
-  'The same call again answers the same. Raises LB104, LB201.';
+  'Marks a hold whose outcome is unknown: the call may have been billed, so it counts until it is settled or written '
+  'off. The same call again answers the same. Raises LB104, LB201.';
 
 grant execute on function app.llm_presume to holdfast_service, holdfast_worker;
 --! EndIncluded app/llm_presume.sql
@@ -2331,8 +2436,8 @@ end
 $$;
 
 comment on function app.llm_expire is
-  'Turns holds past their time into PRESUMED, among all tenants, max_rows at a time; answers how many. It only tidies: an '
-  'expired hold counts the same before and after.';
+  'Turns holds past their time into PRESUMED, among all tenants, max_rows at a time; answers how many. It only tidies: '
+  'an expired hold counts the same before and after.';
 
 grant execute on function app.llm_expire to holdfast_worker, holdfast_ops;
 
@@ -2386,7 +2491,8 @@ begin
   from app.llm_reservations as r
   where (r.status = 'APPLIED')::integer is distinct from (
     select count(*)::integer from app.llm_usage as u
-    where u.tenant_id = r.tenant_id and u.reservation_id = r.id and u.cost_nanousd is not distinct from r.cost_nanousd);
+    where u.tenant_id = r.tenant_id and u.reservation_id = r.id
+      and u.cost_nanousd is not distinct from r.cost_nanousd);
 end
 $$;
 
@@ -2402,7 +2508,8 @@ set local role holdfast_owner;
 create or replace function app.budget_status(tenant_id uuid, ticket text)
 returns table (
   scope text, period text, period_start timestamptz, period_end timestamptz, hard boolean,
-  limit_nanousd bigint, spent_nanousd bigint, reserved_nanousd bigint, presumed_nanousd bigint, left_nanousd bigint,
+  limit_nanousd bigint, spent_nanousd bigint, reserved_nanousd bigint, presumed_nanousd bigint,
+  left_nanousd bigint,
   limit_usd numeric, spent_usd numeric, reserved_usd numeric, presumed_usd numeric, left_usd numeric)
 language plpgsql
 security definer  -- the service role may not read budgets
@@ -2414,14 +2521,16 @@ begin
   return query
   select h.scope, h.period, nullif(h.period_start, '-infinity'), nullif(h.period_end, 'infinity'), h.hard,
          h.limit_nanousd, h.spent_nanousd, h.reserved_nanousd, h.presumed_nanousd, h.left_nanousd,
-         app_private.usd(h.limit_nanousd), app_private.usd(h.spent_nanousd), app_private.usd(h.reserved_nanousd),
-         app_private.usd(h.presumed_nanousd), app_private.usd(h.left_nanousd)
+         app_private.usd(h.limit_nanousd), app_private.usd(h.spent_nanousd),
+         app_private.usd(h.reserved_nanousd), app_private.usd(h.presumed_nanousd),
+         app_private.usd(h.left_nanousd)
   from app_private.llm_headroom(budget_status.tenant_id, pg_catalog.now()) as h;
 end
 $$;
 
 comment on function app.budget_status is
-  'The budgets of a tenant in their current period, in nano-USD and in dollars; total has no bounds (null). left = limit - spent - reserved - presumed.';
+  'The budgets of a tenant in their current period, in nano-USD and in dollars; total has no bounds (null). '
+  'left = limit - spent - reserved - presumed.';
 
 grant execute on function app.budget_status to holdfast_service, holdfast_worker;
 --! EndIncluded app/budget_status.sql
@@ -2443,12 +2552,14 @@ create table if not exists app.job_kinds (
   constraint job_kinds_backoff_sane check (backoff_base_ms > 0 and backoff_cap_ms >= backoff_base_ms)
 );
 
-comment on table app.job_kinds is 'What kinds of job there are, how long one may run and how it is tried again. An operator may change the rows.';
+comment on table app.job_kinds is
+  'What kinds of job there are, how long one may run and how it is tried again. An operator may change the rows.';
 comment on column app.job_kinds.kind is 'The name; tasks/ has a file for each.';
 comment on column app.job_kinds.timeout_seconds is 'How long one attempt may take.';
 comment on column app.job_kinds.max_retries is 'Attempts after the first failure; then the run is a dead letter.';
 comment on column app.job_kinds.backoff_base_ms is 'Wait after the first failure; it doubles with each.';
-comment on column app.job_kinds.backoff_cap_ms is 'The wait stops doubling here; jitter makes it half to one and a half of it.';
+comment on column app.job_kinds.backoff_cap_ms is
+  'The wait stops doubling here; jitter makes it half to one and a half of it.';
 comment on column app.job_kinds.non_retryable_codes is 'Error codes that make a run a dead letter at once.';
 comment on column app.job_kinds.description is 'What it does.';
 
@@ -2468,7 +2579,8 @@ create table if not exists app.job_run_transitions (
   constraint job_run_transitions_pkey primary key (from_state, to_state)
 );
 
-comment on table app.job_run_transitions is 'The life of a run: every change of state that is not a row here is refused, whoever asks.';
+comment on table app.job_run_transitions is
+  'The life of a run: every change of state that is not a row here is refused, whoever asks.';
 comment on column app.job_run_transitions.from_state is 'The state before.';
 comment on column app.job_run_transitions.to_state is 'The state after.';
 comment on column app.job_run_transitions.meaning is 'What happened.';
@@ -2511,26 +2623,34 @@ create table if not exists app.job_runs (
   finished_at   timestamptz,
 
   constraint job_runs_pkey primary key (tenant_id, id),
-  constraint job_runs_tenant_id_fkey foreign key (tenant_id) references app.tenants (tenant_id) on delete restrict,
+  constraint job_runs_tenant_id_fkey foreign key (tenant_id)
+    references app.tenants (tenant_id) on delete restrict,
   constraint job_runs_kind_fkey foreign key (kind) references app.job_kinds (kind) on delete restrict,
-  constraint job_runs_state_known check (state in ('PENDING', 'RUNNING', 'COMPLETED', 'FAILED', 'DEAD_LETTER')),
+  constraint job_runs_state_known
+    check (state in ('PENDING', 'RUNNING', 'COMPLETED', 'FAILED', 'DEAD_LETTER')),
   constraint job_runs_lease_iff_running check ((state = 'RUNNING') = (lease_until is not null)),
-  constraint job_runs_finished_at_iff_ended check ((state in ('COMPLETED', 'DEAD_LETTER')) = (finished_at is not null)),
-  constraint job_runs_error_code_iff_failed check (state not in ('FAILED', 'DEAD_LETTER') or error_code is not null),
+  constraint job_runs_finished_at_iff_ended
+    check ((state in ('COMPLETED', 'DEAD_LETTER')) = (finished_at is not null)),
+  constraint job_runs_error_code_iff_failed
+    check (state not in ('FAILED', 'DEAD_LETTER') or error_code is not null),
   constraint job_runs_counts_sane check (attempt >= 0 and failure_count >= 0 and crash_count >= 0)
 ) partition by range (id);
 
-create index if not exists job_runs_live_idx on app.job_runs (tenant_id, kind) where state in ('PENDING', 'RUNNING', 'FAILED');
+create index if not exists job_runs_live_idx
+  on app.job_runs (tenant_id, kind) where state in ('PENDING', 'RUNNING', 'FAILED');
 create index if not exists job_runs_lease_until_idx on app.job_runs (lease_until) where state = 'RUNNING';
-create index if not exists job_runs_available_at_idx on app.job_runs (available_at) where state in ('PENDING', 'FAILED');
+create index if not exists job_runs_available_at_idx
+  on app.job_runs (available_at) where state in ('PENDING', 'FAILED');
 create index if not exists job_runs_kind_idx on app.job_runs (kind);
 
-comment on table app.job_runs is 'The truth about every job. A job of graphile-worker is only a token that wakes a worker up for one of these.';
+comment on table app.job_runs is
+  'The truth about every job. A job of graphile-worker is only a token that wakes a worker up for one of these.';
 comment on column app.job_runs.tenant_id is 'Whose run it is.';
 comment on column app.job_runs.id is 'The run; UUIDv7.';
 comment on column app.job_runs.kind is 'What it does; see app.job_kinds.';
 comment on column app.job_runs.slot is 'Which turn of the scheduler made it; null when someone asked for it.';
-comment on column app.job_runs.state is 'PENDING, RUNNING, then COMPLETED, or FAILED (tried again), or DEAD_LETTER; see app.job_run_transitions.';
+comment on column app.job_runs.state is
+  'PENDING, RUNNING, then COMPLETED, or FAILED (tried again), or DEAD_LETTER; see app.job_run_transitions.';
 comment on column app.job_runs.attempt is 'Counts the claims. It fences: what an older attempt writes is refused.';
 comment on column app.job_runs.failure_count is 'How many attempts failed.';
 comment on column app.job_runs.crash_count is 'How many attempts ended with a lost worker; three make a dead letter.';
@@ -2559,13 +2679,15 @@ create table if not exists app.job_slots (
   run_id    uuid   not null,
 
   constraint job_slots_pkey primary key (tenant_id, kind, slot),
-  constraint job_slots_tenant_id_fkey foreign key (tenant_id) references app.tenants (tenant_id) on delete restrict,
+  constraint job_slots_tenant_id_fkey foreign key (tenant_id)
+    references app.tenants (tenant_id) on delete restrict,
   constraint job_slots_kind_fkey foreign key (kind) references app.job_kinds (kind) on delete restrict
 );
 
 create index if not exists job_slots_kind_idx on app.job_slots (kind);
 
-comment on table app.job_slots is 'Which turns of the scheduler were taken: one run per tenant, kind and slot, whoever ticks.';
+comment on table app.job_slots is
+  'Which turns of the scheduler were taken: one run per tenant, kind and slot, whoever ticks.';
 comment on column app.job_slots.tenant_id is 'Whose turn it is.';
 comment on column app.job_slots.kind is 'The kind of run.';
 comment on column app.job_slots.slot is 'The number of the period since 1970, shifted by the phase of the shard.';
@@ -2583,14 +2705,16 @@ create table if not exists app.job_run_keys (
   created_at      timestamptz not null default now(),
 
   constraint job_run_keys_pkey primary key (tenant_id, idempotency_key),
-  constraint job_run_keys_tenant_id_fkey foreign key (tenant_id) references app.tenants (tenant_id) on delete restrict,
+  constraint job_run_keys_tenant_id_fkey foreign key (tenant_id)
+    references app.tenants (tenant_id) on delete restrict,
   constraint job_run_keys_key_length check (length(idempotency_key) between 1 and 255)
 );
 
 comment on table app.job_run_keys is 'Which run an idempotency key made.';
 comment on column app.job_run_keys.tenant_id is 'Whose key it is; another tenant may use the same.';
 comment on column app.job_run_keys.idempotency_key is 'What the caller named its request.';
-comment on column app.job_run_keys.fingerprint is 'Digest of the request: the same key with another request is refused.';
+comment on column app.job_run_keys.fingerprint is
+  'Digest of the request: the same key with another request is refused.';
 comment on column app.job_run_keys.run_id is 'The run that was made.';
 comment on column app.job_run_keys.created_at is 'When it was first used.';
 
@@ -2609,12 +2733,14 @@ create table if not exists app.job_run_events (
   created_at timestamptz not null default clock_timestamp(),
 
   constraint job_run_events_pkey primary key (tenant_id, id),
-  constraint job_run_events_tenant_id_fkey foreign key (tenant_id) references app.tenants (tenant_id) on delete restrict
+  constraint job_run_events_tenant_id_fkey foreign key (tenant_id)
+    references app.tenants (tenant_id) on delete restrict
 ) partition by range (id);
 
 create index if not exists job_run_events_run_id_idx on app.job_run_events (tenant_id, run_id, id);
 
-comment on table app.job_run_events is 'The audit trail: every change of state that is made through app.job_runs, written by a trigger. Append only.';
+comment on table app.job_run_events is
+  'The audit trail: every change of state that is made through app.job_runs, written by a trigger. Append only.';
 comment on column app.job_run_events.tenant_id is 'Whose run it is.';
 comment on column app.job_run_events.id is 'UUIDv7: also the order of events.';
 comment on column app.job_run_events.run_id is 'The run.';
@@ -2679,8 +2805,8 @@ end
 $$;
 
 comment on function app_private.tg_job_runs__audit is
-  'Writes every change of state to app.job_run_events, many rows at a time. The actor is the worker that claimed the run, '
-  'else the login. A statement on a single partition, which nothing here makes, would not be seen.';
+  'Writes every change of state to app.job_run_events, many rows at a time. The actor is the worker that claimed the '
+  'run, else the login. A statement on a single partition, which nothing here makes, would not be seen.';
 
 create or replace trigger _200_audit_insert
   after insert on app.job_runs
@@ -2732,7 +2858,8 @@ begin
     select (
       'run',
       pg_catalog.json_build_object('tenant_id', t.tenant_id, 'run_id', t.run_id),
-      null, t.available_at, 5, 'run:' || t.run_id || ':' || t.attempt, t.priority, null)::graphile_worker.job_spec
+      null, t.available_at, 5, 'run:' || t.run_id || ':' || t.attempt, t.priority,
+      null)::graphile_worker.job_spec
     from app_private.tokens_wanted(run_ids, tenant_ids) as t
     order by t.run_id));
 
@@ -2786,8 +2913,8 @@ end
 $$;
 
 comment on function app_private.tokens_repair is
-  'Queues the token of every run that has waited 15 s since it was due, among all tenants. A token that is still queued '
-  'replaces itself, so that losing one, or the whole queue, loses no run.';
+  'Queues the token of every run that has waited 15 s since it was due, among all tenants. A token that is still '
+  'queued replaces itself, so that losing one, or the whole queue, loses no run.';
 
 grant execute on function app_private.tokens_repair to holdfast_system;
 
@@ -2826,9 +2953,11 @@ create table if not exists app.schedules (
 
 create index if not exists schedules_next_run_at_idx on app.schedules (next_run_at);
 
-comment on table app.schedules is 'When each tier and shard is due. One row stands for all its tenants, so that a tick locks few rows.';
+comment on table app.schedules is
+  'When each tier and shard is due. One row stands for all its tenants, so that a tick locks few rows.';
 comment on column app.schedules.tier is 'The cohort; app.tiers says how often.';
-comment on column app.schedules.shard is '0 to 15; shards of a tier are due one after the other, a sixteenth of its period apart.';
+comment on column app.schedules.shard is
+  '0 to 15; shards of a tier are due one after the other, a sixteenth of its period apart.';
 comment on column app.schedules.next_run_at is 'Due from this moment on.';
 comment on column app.schedules.last_slot is 'The last turn that was taken; null before the first.';
 
@@ -2903,8 +3032,8 @@ end
 $$;
 
 comment on function app.schedule_tick is
-  'Makes the runs that are due, among all tenants, with their tokens, in one transaction; any number may call it at once. '
-  'A tenant whose last run has not ended is passed over. Answers how many runs and shards.';
+  'Makes the runs that are due, among all tenants, with their tokens, in one transaction; any number may call it at '
+  'once. A tenant whose last run has not ended is passed over. Answers how many runs and shards.';
 
 grant execute on function app.schedule_tick to holdfast_worker, holdfast_ops;
 
@@ -2928,7 +3057,8 @@ begin
   raise exception using
     errcode = 'JB201',
     message = 'job_run_fenced',
-    detail  = pg_catalog.jsonb_build_object('run_id', run_id, 'attempt', attempt, 'state', v_run.state, 'now_at', v_run.attempt),
+    detail  = pg_catalog.jsonb_build_object('run_id', run_id, 'attempt', attempt,
+                'state', v_run.state, 'now_at', v_run.attempt),
     hint    = 'Another attempt took over, or the run has ended. Drop what this one did.';
 end
 $$;
@@ -2954,21 +3084,24 @@ begin
 end
 $$;
 
-comment on function app_private.job_running is 'Passes while this attempt of the run is the one that runs. Raises JB101, JB201.';
+comment on function app_private.job_running is
+  'Passes while this attempt of the run is the one that runs. Raises JB101, JB201.';
 --! EndIncluded app_private/job_running.sql
 --! Included app_private/job_backoff.sql
-create or replace function app_private.job_backoff(failure_count integer, base_ms integer, cap_ms integer) returns interval
+create or replace function app_private.job_backoff(failure_count integer, base_ms integer, cap_ms integer)
+returns interval
 language sql
 volatile
 set search_path = ''
 as $$
   -- The exponent is bounded before it is used: 2^n of a long-failing run would overflow.
-  select least(cap_ms, base_ms * 2.0 ^ least(failure_count - 1, 30)) * (0.5 + pg_catalog.random()) * interval '1 millisecond'
+  select least(cap_ms, base_ms * 2.0 ^ least(failure_count - 1, 30))
+    * (0.5 + pg_catalog.random()) * interval '1 millisecond'
 $$;
 
 comment on function app_private.job_backoff is
-  'The wait before a run is tried again: base x 2^(failures - 1), at most cap, times 0.5 to 1.5 so that runs that failed '
-  'together do not come back together.';
+  'The wait before a run is tried again: base x 2^(failures - 1), at most cap, times 0.5 to 1.5 so that runs that '
+  'failed together do not come back together.';
 
 grant execute on function app_private.job_backoff to holdfast_system;
 --! EndIncluded app_private/job_backoff.sql
@@ -2993,8 +3126,8 @@ begin
   end if;
 
   insert into app.job_run_keys as k (tenant_id, idempotency_key, fingerprint, run_id)
-  values (job_run_key_take.tenant_id, job_run_key_take.idempotency_key, pg_catalog.md5(job_run_key_take.fingerprint),
-          job_run_key_take.run_id)
+  values (job_run_key_take.tenant_id, job_run_key_take.idempotency_key,
+          pg_catalog.md5(job_run_key_take.fingerprint), job_run_key_take.run_id)
   on conflict on constraint job_run_keys_pkey do nothing;
   if found then
     return null;
@@ -3047,8 +3180,8 @@ end
 $$;
 
 comment on function app.job_claim is
-  'Starts the next attempt of a run, with a lease of 20 s that job_heartbeat extends. No row: the token is stale (the run '
-  'is taken, ended, or not due), and there is nothing to do.';
+  'Starts the next attempt of a run, with a lease of 20 s that job_heartbeat extends. No row: the token is stale (the '
+  'run is taken, ended, or not due), and there is nothing to do.';
 
 grant execute on function app.job_claim to holdfast_worker;
 --! EndIncluded app/job_claim.sql
@@ -3114,13 +3247,15 @@ begin
       error_code = job_fail.error_code,
       error = pg_catalog.left(job_fail.error, 2000),
       lease_until = null,
-      available_at = v_now + app_private.job_backoff(r.failure_count + 1, k.backoff_base_ms, k.backoff_cap_ms),
+      available_at = v_now
+        + app_private.job_backoff(r.failure_count + 1, k.backoff_base_ms, k.backoff_cap_ms),
       token_at = v_now,
       finished_at = case when v.state = 'DEAD_LETTER' then v_now end
   from app.job_runs as x
   join app.job_kinds as k on k.kind = x.kind
   cross join lateral (select case
-    when x.failure_count >= k.max_retries or job_fail.error_code = any (k.non_retryable_codes) then 'DEAD_LETTER'
+    when x.failure_count >= k.max_retries or job_fail.error_code = any (k.non_retryable_codes)
+    then 'DEAD_LETTER'
     else 'FAILED' end as state) as v
   where x.tenant_id = job_fail.tenant_id
     and x.id = run_id
@@ -3144,8 +3279,8 @@ end
 $$;
 
 comment on function app.job_fail is
-  'Ends an attempt that failed: FAILED, with its next token after a wait that doubles, or DEAD_LETTER when its retries are '
-  'used up or the code is not one to retry. Raises JB101, JB201, OP102.';
+  'Ends an attempt that failed: FAILED, with its next token after a wait that doubles, or DEAD_LETTER when its retries '
+  'are used up or the code is not one to retry. Raises JB101, JB201, OP102.';
 
 grant execute on function app.job_fail to holdfast_worker;
 --! EndIncluded app/job_fail.sql
@@ -3188,7 +3323,8 @@ begin
   ),
   dead as (
     insert into app.events (tenant_id, type, subject_id, data)
-    select b.tenant_id, 'run.dead_letter', b.id, '{"error_code": "poison"}' from back as b where b.state = 'DEAD_LETTER'
+    select b.tenant_id, 'run.dead_letter', b.id, '{"error_code": "poison"}'
+    from back as b where b.state = 'DEAD_LETTER'
   )
   select array_agg(b.id), array_agg(b.tenant_id) into v_run_ids, v_tenant_ids
   from back as b
@@ -3202,8 +3338,8 @@ end
 $$;
 
 comment on function app.job_reap is
-  'Brings back the runs whose worker was lost, among all tenants: FAILED with a token at once, DEAD_LETTER after the third '
-  'crash. Also queues tokens that were lost. Answers how many runs got a token.';
+  'Brings back the runs whose worker was lost, among all tenants: FAILED with a token at once, DEAD_LETTER after the '
+  'third crash. Also queues tokens that were lost. Answers how many runs got a token.';
 
 grant execute on function app.job_reap to holdfast_worker, holdfast_ops;
 
@@ -3225,13 +3361,17 @@ create table if not exists app.analyses (
   created_at      timestamptz not null default now(),
 
   constraint analyses_pkey primary key (tenant_id, id),
-  constraint analyses_tenant_id_fkey foreign key (tenant_id) references app.tenants (tenant_id) on delete restrict,
+  constraint analyses_tenant_id_fkey foreign key (tenant_id)
+    references app.tenants (tenant_id) on delete restrict,
   constraint analyses_narrated_by_known check (narrated_by in ('model', 'template')),
-  constraint analyses_fallback_reason_iff_template check ((narrated_by = 'template') = (fallback_reason is not null)),
+  constraint analyses_fallback_reason_iff_template
+    check ((narrated_by = 'template') = (fallback_reason is not null)),
   constraint analyses_texts_bounded check (length(summary) <= 2000 and length(fallback_reason) <= 100)
 );
 
-comment on table app.analyses is 'How each analysis was worded. An analysis is a run of the kind analysis, and has its id; a row is written when it completes.';
+comment on table app.analyses is
+  'How each analysis was worded. An analysis is a run of the kind analysis, and has its id; '
+  'a row is written when it completes.';
 comment on column app.analyses.tenant_id is 'Whose costs were analysed.';
 comment on column app.analyses.id is 'The analysis, which is its run.';
 comment on column app.analyses.narrated_by is 'model, or template: SQL''s own words.';
@@ -3277,21 +3417,25 @@ create table if not exists app.findings (
 
   constraint findings_pkey primary key (tenant_id, id),
   constraint findings_fingerprint_once unique (tenant_id, fingerprint),
-  constraint findings_tenant_id_fkey foreign key (tenant_id) references app.tenants (tenant_id) on delete restrict,
+  constraint findings_tenant_id_fkey foreign key (tenant_id)
+    references app.tenants (tenant_id) on delete restrict,
   constraint findings_severity_known check (severity in ('info', 'low', 'medium', 'high', 'critical')),
-  constraint findings_state_known check (state in ('open', 'acknowledged', 'snoozed', 'dismissed', 'resolved')),
+  constraint findings_state_known
+    check (state in ('open', 'acknowledged', 'snoozed', 'dismissed', 'resolved')),
   constraint findings_resolved_at_iff_resolved check ((state = 'resolved') = (resolved_at is not null)),
   constraint findings_saving_positive_or_unknown check (monthly_saving > 0),
   constraint findings_saving_basis_iff_saving check (
     (monthly_saving is null) = (saving_basis is null) and saving_basis in ('measured', 'modelled')),
   constraint findings_confidence_known check (confidence in ('low', 'medium', 'high')),
   constraint findings_narrated_by_known check (narrated_by in ('model', 'template')),
-  constraint findings_texts_bounded check (length(headline) between 1 and 200 and length(why) between 1 and 1000)
+  constraint findings_texts_bounded
+    check (length(headline) between 1 and 200 and length(why) between 1 and 1000)
 );
 
 create index if not exists findings_state_rank_idx on app.findings (tenant_id, state, rank);
 
-comment on table app.findings is 'What the detectors found. The same finding seen again is the same row; every number in it is SQL''s.';
+comment on table app.findings is
+  'What the detectors found. The same finding seen again is the same row; every number in it is SQL''s.';
 comment on column app.findings.tenant_id is 'Whose costs it is about.';
 comment on column app.findings.id is 'The finding.';
 comment on column app.findings.fingerprint is 'Detector and scope: stable from run to run.';
@@ -3299,10 +3443,13 @@ comment on column app.findings.detector is 'The SQL function app_private.detect_
 comment on column app.findings.detector_version is 'Rises when the rule of the detector changes.';
 comment on column app.findings.scope is 'Where: provider, sub-account, service, region, tag.';
 comment on column app.findings.severity is 'info, low, medium, high or critical; from money and certainty.';
-comment on column app.findings.state is 'open, acknowledged, snoozed, dismissed, or resolved when the detector no longer sees it.';
+comment on column app.findings.state is
+  'open, acknowledged, snoozed, dismissed, or resolved when the detector no longer sees it.';
 comment on column app.findings.currency is 'The currency of every amount of this finding.';
-comment on column app.findings.monthly_saving is 'What a month of it costs too much, in currency; null where that is not known, never 0.';
-comment on column app.findings.saving_basis is 'measured from the bill, or modelled by an assumption that evidence names; null without a saving.';
+comment on column app.findings.monthly_saving is
+  'What a month of it costs too much, in currency; null where that is not known, never 0.';
+comment on column app.findings.saving_basis is
+  'measured from the bill, or modelled by an assumption that evidence names; null without a saving.';
 comment on column app.findings.confidence is 'low where doubtful lines were summed.';
 comment on column app.findings.rank is '1 is the first to look at.';
 comment on column app.findings.evidence is 'The numbers behind it, and the query that gives them again.';
@@ -3391,7 +3538,8 @@ end
 $$;
 
 comment on function app_private.render is
-  'Puts the values of slots into {{name}} of a text. Rendered when it is read, so that corrected data correct the prose.';
+  'Puts the values of slots into {{name}} of a text. Rendered when it is read, '
+  'so that corrected data correct the prose.';
 
 grant execute on function app_private.render to holdfast_system, holdfast_ops;
 --! EndIncluded app_private/render.sql
@@ -3411,7 +3559,8 @@ comment on function app_private.severity_of is
   'How bad an amount of money a month is: from 30 low, 300 medium, 2,000 high, 10,000 critical, in any currency.';
 --! EndIncluded app_private/severity_of.sql
 --! Included app_private/median_and_mad.sql
-create or replace function app_private.median_and_mad(days date[], costs numeric[], from_day date, to_day date)
+create or replace function app_private.median_and_mad(
+  days date[], costs numeric[], from_day date, to_day date)
 returns table (median numeric, mad numeric, points bigint)
 language sql
 immutable
@@ -3419,13 +3568,17 @@ parallel safe
 set search_path = ''
 as $$
   with window_costs as (
-    select c.cost::double precision as cost from unnest(days, costs) as c (day, cost) where c.day between from_day and to_day
+    select c.cost::double precision as cost
+    from unnest(days, costs) as c (day, cost)
+    where c.day between from_day and to_day
   ),
   middle as (
-    select percentile_cont(0.5) within group (order by w.cost) as median, count(*) as points from window_costs as w
+    select percentile_cont(0.5) within group (order by w.cost) as median, count(*) as points
+    from window_costs as w
   )
   select m.median::numeric,
-         (select percentile_cont(0.5) within group (order by abs(w.cost - m.median)) from window_costs as w)::numeric,
+         (select percentile_cont(0.5) within group (order by abs(w.cost - m.median))
+          from window_costs as w)::numeric,
          m.points
   from middle as m
 $$;
@@ -3436,15 +3589,17 @@ comment on function app_private.median_and_mad is
 --! Included app_private/cost_anomaly_days.sql
 create or replace function app_private.cost_anomaly_days(tenant_id uuid, scored_days integer default 30)
 returns table (
-  provider_name text, sub_account_id text, sub_account_name text, service_name text, region_id text, currency text,
-  day date, cost numeric, baseline numeric, excess numeric, z numeric, doubtful boolean, last_data_day date)
+  provider_name text, sub_account_id text, sub_account_name text, service_name text, region_id text,
+  currency text, day date, cost numeric, baseline numeric, excess numeric, z numeric, doubtful boolean,
+  last_data_day date)
 language sql
 stable
 set search_path = ''
 as $$
   with daily as materialized (
-    select d.provider_name, d.sub_account_id, max(d.sub_account_name) as sub_account_name, d.service_name, d.region_id,
-           d.billing_currency, d.day, sum(d.effective_cost) as cost, sum(d.doubtful_count) > 0.05 * sum(d.line_count) as doubtful
+    select d.provider_name, d.sub_account_id, max(d.sub_account_name) as sub_account_name, d.service_name,
+           d.region_id, d.billing_currency, d.day, sum(d.effective_cost) as cost,
+           sum(d.doubtful_count) > 0.05 * sum(d.line_count) as doubtful
     from app.cost_daily_current as d
     where d.tenant_id = $1 and d.charge_category = 'Usage' and not d.correction
     group by d.provider_name, d.sub_account_id, d.service_name, d.region_id, d.billing_currency, d.day
@@ -3454,8 +3609,8 @@ as $$
   ),
   series as (
     select s.*, row_number() over () as series_id
-    from (select x.provider_name, x.sub_account_id, max(x.sub_account_name) as sub_account_name, x.service_name,
-                 x.region_id, x.billing_currency, min(x.day) as first_day
+    from (select x.provider_name, x.sub_account_id, max(x.sub_account_name) as sub_account_name,
+                 x.service_name, x.region_id, x.billing_currency, min(x.day) as first_day
           from daily as x
           group by x.provider_name, x.sub_account_id, x.service_name, x.region_id, x.billing_currency) as s
   ),
@@ -3466,14 +3621,17 @@ as $$
     from series as s
     cross join bounds as b
     cross join lateral generate_series(
-      greatest(s.first_day, b.last_day - scored_days - 41)::timestamp, b.last_day::timestamp, interval '1 day') as g (day)
+      greatest(s.first_day, b.last_day - scored_days - 41)::timestamp, b.last_day::timestamp,
+      interval '1 day') as g (day)
     left join daily as x
       on x.day = g.day::date
       and (x.provider_name, x.sub_account_id, x.service_name, x.region_id, x.billing_currency)
-        is not distinct from (s.provider_name, s.sub_account_id, s.service_name, s.region_id, s.billing_currency)
+        is not distinct from
+          (s.provider_name, s.sub_account_id, s.service_name, s.region_id, s.billing_currency)
   ),
   costs as (
-    select x.series_id, x.weekend, array_agg(x.day order by x.day) as days, array_agg(x.cost order by x.day) as costs
+    select x.series_id, x.weekend, array_agg(x.day order by x.day) as days,
+           array_agg(x.cost order by x.day) as costs
     from dense as x
     group by x.series_id, x.weekend
   ),
@@ -3485,8 +3643,8 @@ as $$
     cross join lateral app_private.median_and_mad(c.days, c.costs, x.day - 42, x.day - 1) as m
     where x.cost > 0
   )
-  select s.provider_name, s.sub_account_id, s.sub_account_name, s.service_name, s.region_id, s.billing_currency,
-         x.day, x.cost, x.median, x.cost - x.median,
+  select s.provider_name, s.sub_account_id, s.sub_account_name, s.service_name, s.region_id,
+         s.billing_currency, x.day, x.cost, x.median, x.cost - x.median,
          (x.cost - x.median) / (1.4826 * greatest(x.mad, 0.067 * x.median, 0.01)), x.doubtful, b.last_day
   from scored as x
   join series as s on s.series_id = x.series_id
@@ -3499,8 +3657,9 @@ $$;
 comment on function app_private.cost_anomaly_days is
   'Days of the last scored_days whose Usage cost stands out in its series (provider, sub-account, service, region, '
   'currency): robust z >= 4 against the same class of days (weekdays, weekends) of the 42 days before, where z = '
-  '(cost - median) / (1.4826 x MAD) and the MAD is at least 6.7 percent of the median; and an excess of at least 5 units '
-  'of money and 25 percent. Source of the rule: Leys et al. 2013 (median absolute deviation), with floors of our own.';
+  '(cost - median) / (1.4826 x MAD) and the MAD is at least 6.7 percent of the median; and an excess of at least 5 '
+  'units of money and 25 percent. Source of the rule: Leys et al. '
+  '2013 (median absolute deviation), with floors of our own.';
 --! EndIncluded app_private/cost_anomaly_days.sql
 --! Included app_private/cost_anomaly_slots.sql
 create or replace function app_private.cost_anomaly_slots(
@@ -3538,22 +3697,25 @@ as $$
     -- Days that are flagged one after the other, with gaps of at most two, are one anomaly.
     select d.*, sum((d.day - d.day_before > 3)::integer) over series as island
     from (select f.*, lag(f.day, 1, f.day - 9) over (
-            partition by f.provider_name, f.sub_account_id, f.service_name, f.region_id, f.currency order by f.day) as day_before
+            partition by f.provider_name, f.sub_account_id, f.service_name, f.region_id, f.currency
+            order by f.day) as day_before
           from days as f) as d
     window series as (
       partition by d.provider_name, d.sub_account_id, d.service_name, d.region_id, d.currency order by d.day)
   ),
   islands as (
-    select n.provider_name, n.sub_account_id, max(n.sub_account_name) as sub_account_name, n.service_name, n.region_id,
-           n.currency, min(n.day) as first_day, max(n.day) as last_day, count(*) as flagged_days,
-           sum(n.excess) as excess, avg(n.excess) as excess_per_day, avg(n.baseline) as baseline, avg(n.cost) as cost,
+    select n.provider_name, n.sub_account_id, max(n.sub_account_name) as sub_account_name, n.service_name,
+           n.region_id, n.currency, min(n.day) as first_day, max(n.day) as last_day, count(*) as flagged_days,
+           sum(n.excess) as excess, avg(n.excess) as excess_per_day, avg(n.baseline) as baseline,
+           avg(n.cost) as cost,
            max(n.z) as z, bool_or(n.doubtful) as doubtful, max(n.last_data_day) as last_data_day,
            count(*) >= 3 and max(n.day) >= max(n.last_data_day) - 1 as running
     from numbered as n
     group by n.provider_name, n.sub_account_id, n.service_name, n.region_id, n.currency, n.island
   )
   select 'cost_anomaly', 1,
-         concat_ws(':', 'cost_anomaly', i.provider_name, i.sub_account_id, i.service_name, i.region_id, i.currency, i.first_day),
+         concat_ws(':', 'cost_anomaly', i.provider_name, i.sub_account_id, i.service_name, i.region_id,
+           i.currency, i.first_day),
          jsonb_strip_nulls(jsonb_build_object('provider', i.provider_name, 'sub_account', i.sub_account_id,
            'sub_account_name', i.sub_account_name, 'service', i.service_name, 'region', i.region_id)),
          app_private.severity_of(case when i.running then i.excess_per_day * 30.4375 else i.excess end),
@@ -3564,34 +3726,40 @@ as $$
          jsonb_build_object('first_day', i.first_day, 'last_day', i.last_day, 'flagged_days', i.flagged_days,
            'running', i.running, 'baseline_per_day', round(i.baseline, 4), 'cost_per_day', round(i.cost, 4),
            'excess', round(i.excess, 4), 'z', round(i.z, 1), 'until', i.last_data_day,
-           'assumption', case when i.running then 'The saving assumes that the cost per day returns to its baseline.' end,
+           'assumption',
+           case when i.running then 'The saving assumes that the cost per day returns to its baseline.' end,
            'query', 'select * from app_private.cost_anomaly_days(tenant_id)'),
-         app_private.cost_anomaly_slots(i.service_name, coalesce(i.sub_account_name, i.sub_account_id), i.region_id,
-           i.currency, i.first_day, i.flagged_days, i.excess, i.baseline, i.cost,
+         app_private.cost_anomaly_slots(i.service_name, coalesce(i.sub_account_name, i.sub_account_id),
+           i.region_id, i.currency, i.first_day, i.flagged_days, i.excess, i.baseline, i.cost,
            case when i.running then round(i.excess_per_day * 30.4375, 2) end),
          case when i.running then '{{service}} has cost {{excess_per_day}} a day too much since {{first_day}}'
               else '{{service}} cost {{excess}} more than usual around {{first_day}}' end,
-         case when i.running
-           then 'In {{sub_account}}, {{region}}, it costs {{cost}} a day where {{baseline}} was usual; it has not gone back. '
+         case when i.running then
+           'In {{sub_account}}, {{region}}, it costs {{cost}} a day where {{baseline}} was usual; it has not gone back. '
              || 'A month of it is {{monthly_saving}}.'
-           else 'In {{sub_account}}, {{region}}, it cost {{cost}} a day where {{baseline}} was usual, on {{days}}.' end,
+         else
+           'In {{sub_account}}, {{region}}, it cost {{cost}} a day where {{baseline}} was usual, on {{days}}.' end,
          case when i.running then 'investigate_running_increase' else 'explain_spike' end
   from islands as i
 $$;
 
 comment on function app_private.detect_cost_anomaly is
-  'Runs of days that cost more than the days like them before (app_private.cost_anomaly_days), one finding for each. One '
-  'that lasts three days and still stands has a modelled saving: its excess per day x 30.4375. A spike that is over has none.';
+  'Runs of days that cost more than the days like them before (app_private.cost_anomaly_days), one finding for each. '
+  'One that lasts three days and still stands has a modelled saving: its excess per day x 30.4375. '
+  'A spike that is over has none.';
 --! EndIncluded app_private/detect_cost_anomaly.sql
 --! Included app_private/detect_untagged_spend.sql
-create or replace function app_private.detect_untagged_spend(tenant_id uuid) returns setof app_private.detected
+create or replace function app_private.detect_untagged_spend(tenant_id uuid)
+returns setof app_private.detected
 language sql
 stable
 set search_path = ''
 set timezone = 'UTC'
 as $$
   with latest as (
-    select max(d.day) as day from app.cost_daily_current as d where d.tenant_id = $1 and d.charge_category = 'Usage'
+    select max(d.day) as day
+    from app.cost_daily_current as d
+    where d.tenant_id = $1 and d.charge_category = 'Usage'
   ),
   lines as materialized (
     select l.billing_currency, l.effective_cost, l.tags, l.service_name, l.sub_account_name,
@@ -3605,12 +3773,15 @@ as $$
       and l.charge_period_start < (x.day + 1)::timestamptz
   ),
   keys as (
-    select k.tag_key from app.tenants as t cross join lateral unnest(t.required_tags) as k (tag_key) where t.tenant_id = $1
+    select k.tag_key
+    from app.tenants as t cross join lateral unnest(t.required_tags) as k (tag_key)
+    where t.tenant_id = $1
   ),
   sums as (
     select k.tag_key, l.billing_currency as currency,
            sum(l.effective_cost) as total,
-           coalesce(sum(l.effective_cost) filter (where coalesce(l.tags ->> k.tag_key, '') = ''), 0) as untagged,
+           coalesce(sum(l.effective_cost)
+             filter (where coalesce(l.tags ->> k.tag_key, '') = ''), 0) as untagged,
            count(*) filter (where coalesce(l.tags ->> k.tag_key, '') = '') as untagged_lines,
            coalesce(avg(l.doubtful::integer), 0) as doubtful,
            mode() within group (order by l.service_name)
@@ -3625,10 +3796,12 @@ as $$
          -- Governance, not waste: one step less severe than the same money lost.
          app_private.severity_of(s.untagged / 10), s.currency, s.untagged, null::numeric, null::text,
          case when s.doubtful > 0.05 then 'low' else 'high' end,
-         jsonb_build_object('days', 30, 'until', x.day, 'effective_cost', s.total, 'untagged_cost', s.untagged,
+         jsonb_build_object('days', 30, 'until', x.day, 'effective_cost', s.total,
+           'untagged_cost', s.untagged,
            'untagged_lines', s.untagged_lines, 'coverage', round(1 - s.untagged / s.total, 4),
            'query', 'select * from app.cost_lines_current: Usage, no correction, the tag absent or empty'),
-         jsonb_build_object('tag', app_private.text_safe(s.tag_key), 'untagged', app_private.money_text(s.untagged, s.currency),
+         jsonb_build_object('tag', app_private.text_safe(s.tag_key),
+           'untagged', app_private.money_text(s.untagged, s.currency),
            'total', app_private.money_text(s.total, s.currency),
            'untagged_share', round(100 * s.untagged / s.total) || ' %',
            'service', app_private.text_safe(coalesce(s.top_service, 'no service')), 'window', '30 days'),
@@ -3642,11 +3815,13 @@ as $$
 $$;
 
 comment on function app_private.detect_untagged_spend is
-  'Usage of the last 30 days of data that lacks a required tag (app.tenants.required_tags), by tag and currency, from 5 '
-  'units of money and 5 percent on. No saving: it is governance. Corrections, purchases, tax and credits do not count.';
+  'Usage of the last 30 days of data that lacks a required tag (app.tenants.required_tags), by tag and currency, from '
+  '5 units of money and 5 percent on. No saving: it is governance. '
+  'Corrections, purchases, tax and credits do not count.';
 --! EndIncluded app_private/detect_untagged_spend.sql
 --! Included app_private/findings_save.sql
-create or replace function app_private.findings_save(tenant_id uuid, run_id uuid, detected app_private.detected[])
+create or replace function app_private.findings_save(
+  tenant_id uuid, run_id uuid, detected app_private.detected[])
 returns integer
 language plpgsql
 set search_path = ''
@@ -3654,10 +3829,11 @@ as $$
 declare
   v_count integer;
 begin
-  insert into app.findings as f (tenant_id, run_id, fingerprint, detector, detector_version, scope, severity, currency,
-    monthly_saving, saving_basis, confidence, rank, evidence, slots, headline, why, remediation_code)
-  select findings_save.tenant_id, findings_save.run_id, d.fingerprint, d.detector, d.detector_version, d.scope,
-         d.severity, d.currency, nullif(greatest(d.monthly_saving, 0), 0),
+  insert into app.findings as f (tenant_id, run_id, fingerprint, detector, detector_version, scope, severity,
+    currency, monthly_saving, saving_basis, confidence, rank, evidence, slots, headline, why,
+    remediation_code)
+  select findings_save.tenant_id, findings_save.run_id, d.fingerprint, d.detector, d.detector_version,
+         d.scope, d.severity, d.currency, nullif(greatest(d.monthly_saving, 0), 0),
          case when d.monthly_saving > 0 then d.saving_basis end, d.confidence,
          row_number() over (order by d.monthly_saving desc nulls last, d.amount desc, d.fingerprint),
          jsonb_strip_nulls(d.evidence), d.slots, d.headline, d.why, d.remediation_code
@@ -3696,8 +3872,8 @@ end
 $$;
 
 comment on function app_private.findings_save is
-  'Keeps what the detectors of one run found: the same fingerprint is the same finding, and an open one that was not seen '
-  'is resolved. What people dismissed stays dismissed. Ranks by saving, then by the money it is about.';
+  'Keeps what the detectors of one run found: the same fingerprint is the same finding, and an open one that was not '
+  'seen is resolved. What people dismissed stays dismissed. Ranks by saving, then by the money it is about.';
 --! EndIncluded app_private/findings_save.sql
 --! Included app_private/narration_refuse.sql
 create or replace function app_private.narration_refuse(reason text) returns void
@@ -3709,11 +3885,13 @@ begin
     errcode = 'NA102',
     message = 'analysis_invalid',
     detail  = pg_catalog.jsonb_build_object('reason', reason),
-    hint    = 'Items name findings of the tenant, at most 200 and 1,000 characters, and numbers only as {{slots}}.';
+    hint    =
+      'Items name findings of the tenant, at most 200 and 1,000 characters, and numbers only as {{slots}}.';
 end
 $$;
 
-comment on function app_private.narration_refuse is 'Raises NA102: the wording of an analysis is not one that SQL accepts.';
+comment on function app_private.narration_refuse is
+  'Raises NA102: the wording of an analysis is not one that SQL accepts.';
 --! EndIncluded app_private/narration_refuse.sql
 --! Included app_private/narration_check.sql
 create or replace function app_private.narration_check(tenant_id uuid, run_id uuid, items jsonb) returns void
@@ -3726,8 +3904,8 @@ begin
   select case
            when f.id is null then 'unknown_finding'
            when coalesce(i.rank, 0) < 1 then 'rank'
-           when i.remediation_code is distinct from f.remediation_code and i.remediation_code is distinct from 'no_action'
-             then 'unknown_remediation'
+           when i.remediation_code is distinct from f.remediation_code
+             and i.remediation_code is distinct from 'no_action' then 'unknown_remediation'
            when coalesce(length(i.headline), 0) not between 1 and 200
              or coalesce(length(i.why), 0) not between 1 and 1000 then 'length'
            else 'number_or_unknown_slot' end
@@ -3739,13 +3917,15 @@ begin
   cross join lateral (select concat_ws(' ', i.headline, i.why, array_to_string(i.caveats, ' ')) as said) as t
   where f.id is null
     or coalesce(i.rank, 0) < 1
-    or f.run_id = narration_check.run_id  -- a later run may have found it again: analysis_apply then drops these words
+    or f.run_id = narration_check.run_id
+      -- a later run may have found it again: analysis_apply then drops these words
       and (i.remediation_code is null
         or i.remediation_code not in (f.remediation_code, 'no_action')
         or coalesce(length(i.headline), 0) not between 1 and 200
         or coalesce(length(i.why), 0) not between 1 and 1000
         -- What is left once the known slots are taken out must hold no digit and no brace.
-        or app_private.render(t.said, (select jsonb_object_agg(s.key, '') from jsonb_object_keys(f.slots) as s (key)))
+        or app_private.render(t.said,
+            (select jsonb_object_agg(s.key, '') from jsonb_object_keys(f.slots) as s (key)))
           ~ '[[:digit:]{}]')
   limit 1;
 
@@ -3792,7 +3972,8 @@ begin
     where x.tenant_id = analysis_apply.tenant_id and x.run_id = analysis_apply.run_id) as o
   where f.tenant_id = analysis_apply.tenant_id and f.id = o.id and f.rank <> o.rank;
 
-  insert into app.analyses (tenant_id, id, narrated_by, fallback_reason, provider, model, prompt_hash, summary, finding_count)
+  insert into app.analyses (tenant_id, id, narrated_by, fallback_reason, provider, model, prompt_hash,
+    summary, finding_count)
   select analysis_apply.tenant_id, analysis_apply.run_id, coalesce(result ->> 'narrated_by', 'template'),
          result ->> 'fallback_reason', result ->> 'provider', result ->> 'model', result ->> 'prompt_hash',
          left(result ->> 'summary', 2000), count(*)
@@ -3820,7 +4001,8 @@ comment on function app_private.analysis_status is
 grant execute on function app_private.analysis_status to holdfast_system;
 --! EndIncluded app_private/analysis_status.sql
 --! Included app_private/job_apply.sql
-create or replace function app_private.job_apply(tenant_id uuid, run_id uuid, kind text, result jsonb) returns void
+create or replace function app_private.job_apply(tenant_id uuid, run_id uuid, kind text, result jsonb)
+returns void
 language plpgsql
 set search_path = ''
 as $$
@@ -3849,7 +4031,8 @@ declare
 begin
   perform app.enter(tenant_id, ticket);
 
-  v_known := app_private.job_run_key_take(tenant_id, idempotency_key, v_run_id, pg_catalog.jsonb_build_array('analysis')::text);
+  v_known := app_private.job_run_key_take(tenant_id, idempotency_key, v_run_id,
+    pg_catalog.jsonb_build_array('analysis')::text);
   if v_known is null then
     perform app_private.llm_headroom_check(tenant_id, provider, model, input_tokens_bound, max_output_tokens);
 
@@ -3865,8 +4048,8 @@ end
 $$;
 
 comment on function app.analysis_request is
-  'Asks for an analysis now. Refuses at once, before a run exists, when the budget cannot hold the most that its call may '
-  'cost. The same key answers the first analysis again. Raises LB101, LB102, LB103, LB105.';
+  'Asks for an analysis now. Refuses at once, before a run exists, when the budget cannot hold the most that its call '
+  'may cost. The same key answers the first analysis again. Raises LB101, LB102, LB103, LB105.';
 
 grant execute on function app.analysis_request to holdfast_service, holdfast_worker;
 --! EndIncluded app/analysis_request.sql
@@ -3908,17 +4091,18 @@ end
 $$;
 
 comment on function app.analysis_detect is
-  'Runs every detector over the published costs of the tenant, keeps the findings, and answers the forty that matter most, '
-  'as candidates for a model to order and word. Raises JB101, JB201 when the attempt no longer runs.';
+  'Runs every detector over the published costs of the tenant, keeps the findings, and answers the forty that matter '
+  'most, as candidates for a model to order and word. Raises JB101, JB201 when the attempt no longer runs.';
 
 grant execute on function app.analysis_detect to holdfast_worker;
 --! EndIncluded app/analysis_detect.sql
 --! Included app/analysis_get.sql
 create or replace function app.analysis_get(tenant_id uuid, ticket text, analysis_id uuid)
 returns table (
-  id uuid, run_id uuid, status text, narrated_by text, fallback_reason text, provider text, model text, summary text,
-  findings integer, llm_reserved_nanousd bigint, llm_settled_nanousd bigint, llm_reserved_usd numeric,
-  llm_settled_usd numeric, error_code text, created_at timestamptz, started_at timestamptz, finished_at timestamptz)
+  id uuid, run_id uuid, status text, narrated_by text, fallback_reason text, provider text, model text,
+  summary text, findings integer, llm_reserved_nanousd bigint, llm_settled_nanousd bigint,
+  llm_reserved_usd numeric, llm_settled_usd numeric, error_code text,
+  created_at timestamptz, started_at timestamptz, finished_at timestamptz)
 language plpgsql
 security definer  -- the service role may not read runs
 set search_path = ''
@@ -3927,14 +4111,17 @@ begin
   perform app.enter(tenant_id, ticket);
 
   return query
-  select r.id, r.id, app_private.analysis_status(r.state), a.narrated_by, a.fallback_reason, a.provider, a.model, a.summary,
+  select r.id, r.id, app_private.analysis_status(r.state), a.narrated_by, a.fallback_reason, a.provider,
+         a.model, a.summary,
          a.finding_count, m.reserved, m.settled, app_private.usd(m.reserved), app_private.usd(m.settled),
-         coalesce(r.error_code, case when a.fallback_reason in ('budget_exceeded', 'no_price') then a.fallback_reason end),
+         coalesce(r.error_code,
+           case when a.fallback_reason in ('budget_exceeded', 'no_price') then a.fallback_reason end),
          r.created_at, r.started_at, r.finished_at
   from app.job_runs as r
   left join app.analyses as a on a.tenant_id = r.tenant_id and a.id = r.id
   cross join lateral (
-    select coalesce(sum(x.estimated_cost_nanousd), 0)::bigint as reserved, coalesce(sum(x.cost_nanousd), 0)::bigint as settled
+    select coalesce(sum(x.estimated_cost_nanousd), 0)::bigint as reserved,
+           coalesce(sum(x.cost_nanousd), 0)::bigint as settled
     from app.llm_reservations as x
     where x.tenant_id = r.tenant_id and x.run_id = r.id) as m
   where r.tenant_id = analysis_get.tenant_id and r.id = analysis_id and r.kind = 'analysis';
@@ -3956,18 +4143,22 @@ grant execute on function app.analysis_get to holdfast_service, holdfast_worker;
 --! EndIncluded app/analysis_get.sql
 --! Included app/findings_list.sql
 create or replace function app.findings_list(
-  tenant_id uuid, ticket text, state text default 'open', max_rows integer default 50, after_rank integer default 0)
+  tenant_id uuid, ticket text, state text default 'open', max_rows integer default 50,
+  after_rank integer default 0)
 returns table (
-  id uuid, rank integer, detector text, severity text, finding_state text, currency text, monthly_saving numeric,
-  saving_basis text, confidence text, headline text, why text, caveats text[], remediation_code text, narrated_by text,
-  scope jsonb, evidence jsonb, first_seen_at timestamptz, last_seen_at timestamptz, occurrences integer)
+  id uuid, rank integer, detector text, severity text, finding_state text, currency text,
+  monthly_saving numeric, saving_basis text, confidence text, headline text, why text, caveats text[],
+  remediation_code text, narrated_by text, scope jsonb, evidence jsonb,
+  first_seen_at timestamptz, last_seen_at timestamptz, occurrences integer)
 language plpgsql
 security definer  -- the service role may not read findings
 set search_path = ''
 as $$
 begin
   perform app.enter(tenant_id, ticket);
-  if state not in ('open', 'acknowledged', 'snoozed', 'dismissed', 'resolved') or max_rows not between 1 and 200 then
+  if state not in ('open', 'acknowledged', 'snoozed', 'dismissed', 'resolved')
+    or max_rows not between 1 and 200
+  then
     raise exception using
       errcode = 'OP102',
       message = 'argument_invalid',
@@ -3976,10 +4167,11 @@ begin
   end if;
 
   return query
-  select f.id, f.place, f.detector, f.severity, f.state, f.currency, f.monthly_saving, f.saving_basis, f.confidence,
-         app_private.render(f.headline, f.slots), app_private.render(f.why, f.slots),
+  select f.id, f.place, f.detector, f.severity, f.state, f.currency, f.monthly_saving, f.saving_basis,
+         f.confidence, app_private.render(f.headline, f.slots), app_private.render(f.why, f.slots),
          array(select app_private.render(c.caveat, f.slots) from unnest(f.caveats) as c (caveat)),
-         f.remediation_code, f.narrated_by, f.scope, f.evidence, f.first_seen_at, f.last_seen_at, f.occurrences
+         f.remediation_code, f.narrated_by, f.scope, f.evidence, f.first_seen_at, f.last_seen_at,
+         f.occurrences
   from (
     -- Counted anew within its state: findings of earlier runs kept the rank they had then, so ranks alone may tie.
     select x.*, row_number() over (order by x.rank, x.id)::integer as place
@@ -3997,7 +4189,8 @@ comment on function app.findings_list is
 grant execute on function app.findings_list to holdfast_service, holdfast_worker;
 --! EndIncluded app/findings_list.sql
 --! Included app/job_complete.sql
-create or replace function app.job_complete(tenant_id uuid, ticket text, run_id uuid, attempt integer, result jsonb)
+create or replace function app.job_complete(
+  tenant_id uuid, ticket text, run_id uuid, attempt integer, result jsonb)
 returns text
 language plpgsql
 security definer  -- the shell may not write runs
@@ -4057,8 +4250,8 @@ end
 $$;
 
 comment on function app.maintain is
-  'What must be done now and then: partitions ahead of time, lines of imports that nobody sees. Safe to call at any time '
-  'and by many.';
+  'What must be done now and then: partitions ahead of time, lines of imports that nobody sees. '
+  'Safe to call at any time and by many.';
 
 grant execute on function app.maintain to holdfast_worker, holdfast_ops;
 --! EndIncluded app/maintain.sql
@@ -4103,7 +4296,8 @@ begin
 end
 $$;
 
-comment on function app_private.nanousd is 'US dollars as nano-USD, rounded down: a limit is never more than was said. Raises OP102.';
+comment on function app_private.nanousd is
+  'US dollars as nano-USD, rounded down: a limit is never more than was said. Raises OP102.';
 
 grant execute on function app_private.nanousd to holdfast_system;
 --! EndIncluded app_private/nanousd.sql
@@ -4120,14 +4314,16 @@ declare
     when coalesce(pg_catalog.length(name), 0) not between 1 and 100 or name <> pg_catalog.btrim(name)
       or name ~ '[[:cntrl:]]' then 'name'
     when not exists (select from app.tiers as t where t.tier = tenant_check.tier) then 'tier'
-    when not exists (select from pg_catalog.pg_timezone_names as z where z.name = time_zone) then 'time_zone' end;
+    when not exists (select from pg_catalog.pg_timezone_names as z where z.name = time_zone)
+      then 'time_zone' end;
 begin
   if v_wrong is not null then
     raise exception using
       errcode = 'TN103',
       message = 'tenant_invalid',
       detail  = pg_catalog.jsonb_build_object('argument', v_wrong),
-      hint    = 'A name has 1 to 100 printable characters, a tier is a row of app.tiers, a time zone is one like Europe/Berlin.';
+      hint    =
+        'A name has 1 to 100 printable characters, a tier is a row of app.tiers, a time zone is one like Europe/Berlin.';
   end if;
 end
 $$;
@@ -4230,7 +4426,8 @@ begin
   values (v_tenant.tenant_id, app_private.nanousd(tenant_add.limit_usd));
 
   insert into ops.audit_log (action, subject, reason, after)
-  values ('tenant_add', name, reason, pg_catalog.to_jsonb(v_tenant) || pg_catalog.jsonb_build_object('limit_usd', limit_usd));
+  values ('tenant_add', name, reason,
+          pg_catalog.to_jsonb(v_tenant) || pg_catalog.jsonb_build_object('limit_usd', limit_usd));
 
   return query select v_tenant.tenant_id, v_tenant.name, v_tenant.tier, tenant_add.limit_usd;
 end
@@ -4294,13 +4491,14 @@ begin
             pg_catalog.jsonb_build_object('limit_usd', limit_usd, 'period', period, 'version', v_version));
   end if;
 
-  return query select tenant, period, app_private.usd(v_before.limit_nanousd), app_private.usd(v_limit), v_version;
+  return query
+  select tenant, period, app_private.usd(v_before.limit_nanousd), app_private.usd(v_limit), v_version;
 end
 $$;
 
 comment on function ops.budget_set is
-  'Sets what a tenant may spend on LLM calls per period, in US dollars, among all tenants; audited. A lower limit only stops '
-  'new calls. dry_run shows the change without making it. Raises TN101, VR201, OP101, OP102.';
+  'Sets what a tenant may spend on LLM calls per period, in US dollars, among all tenants; audited. A lower limit only '
+  'stops new calls. dry_run shows the change without making it. Raises TN101, VR201, OP101, OP102.';
 
 grant execute on function ops.budget_set to holdfast_ops;
 
@@ -4322,20 +4520,24 @@ declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
 begin
   perform app_private.reason_check(reason);
-  if coalesce(pg_catalog.length(provider), 0) not between 1 and 200 or coalesce(pg_catalog.length(model), 0) not between 1 and 200
-    or not coalesce(input_usd_per_million between 0 and 100000 and output_usd_per_million between 0 and 100000, false)
+  if coalesce(pg_catalog.length(provider), 0) not between 1 and 200
+    or coalesce(pg_catalog.length(model), 0) not between 1 and 200
+    or not coalesce(input_usd_per_million between 0 and 100000
+      and output_usd_per_million between 0 and 100000, false)
     or not coalesce(cached_input_usd_per_million between 0 and input_usd_per_million, true)
   then
     raise exception using
       errcode = 'OP102',
       message = 'argument_invalid',
-      hint    = 'Prices are 0 to 100,000 US dollars per million tokens, and cached input costs no more than input.';
+      hint    =
+        'Prices are 0 to 100,000 US dollars per million tokens, and cached input costs no more than input.';
   end if;
 
   return query
   select w.unit, (select p.usd_per_million from app.llm_prices as p where p.provider = llm_price_set.provider
            and p.model = llm_price_set.model and p.unit = w.unit and p.valid @> v_now), w.price
-  from app_private.price_rows(input_usd_per_million, cached_input_usd_per_million, output_usd_per_million) as w;
+  from app_private.price_rows(input_usd_per_million, cached_input_usd_per_million,
+    output_usd_per_million) as w;
   if dry_run then
     return;
   end if;
@@ -4346,18 +4548,21 @@ begin
   where p.provider = llm_price_set.provider and p.model = llm_price_set.model and p.valid @> v_now;
 
   insert into app.llm_prices (provider, model, unit, usd_per_million, valid, source)
-  select llm_price_set.provider, llm_price_set.model, w.unit, w.price, tstzrange(v_now, null), 'ops: ' || session_user
-  from app_private.price_rows(input_usd_per_million, cached_input_usd_per_million, output_usd_per_million) as w;
+  select llm_price_set.provider, llm_price_set.model, w.unit, w.price, tstzrange(v_now, null),
+         'ops: ' || session_user
+  from app_private.price_rows(input_usd_per_million, cached_input_usd_per_million,
+    output_usd_per_million) as w;
 
   insert into ops.audit_log (action, subject, reason, after)
-  values ('llm_price_set', provider || '/' || model, reason, pg_catalog.jsonb_build_object('input', input_usd_per_million,
-    'cached_input', cached_input_usd_per_million, 'output', output_usd_per_million));
+  values ('llm_price_set', provider || '/' || model, reason,
+          pg_catalog.jsonb_build_object('input', input_usd_per_million,
+            'cached_input', cached_input_usd_per_million, 'output', output_usd_per_million));
 end
 $$;
 
 comment on function ops.llm_price_set is
-  'Sets the price of a model from now on, in US dollars per million tokens, for all tenants; audited. dry_run shows the '
-  'change without making it. Raises OP101, OP102.';
+  'Sets the price of a model from now on, in US dollars per million tokens, for all tenants; audited. dry_run shows '
+  'the change without making it. Raises OP101, OP102.';
 
 grant execute on function ops.llm_price_set to holdfast_ops;
 
@@ -4383,10 +4588,12 @@ left join lateral (
          mode() within group (order by d.billing_currency) as currency
   from app.cost_periods as p
   join app.cost_daily as d
-    on d.tenant_id = p.tenant_id and d.import_id = p.import_id and d.billing_period_start = p.billing_period_start
+    on d.tenant_id = p.tenant_id and d.import_id = p.import_id
+    and d.billing_period_start = p.billing_period_start
   where p.tenant_id = t.tenant_id) as c on true
 left join lateral (
-  select count(*) as findings from app.findings as f where f.tenant_id = t.tenant_id and f.state = 'open') as f on true
+  select count(*) as findings from app.findings as f
+  where f.tenant_id = t.tenant_id and f.state = 'open') as f on true
 left join lateral (
   select count(*) as currencies, min(p.currency) as currency, min(p.saving) as saving
   from (select f.currency, sum(f.monthly_saving) as saving from app.findings as f
@@ -4401,7 +4608,8 @@ left join lateral (
          trim_scale(sum(v.cost_nanousd) / 1000000000) as settled
   from app.llm_reservations as v where v.tenant_id = t.tenant_id and v.run_id = r.id) as m on true
 left join lateral (
-  select min(trim_scale((g.limit_nanousd - coalesce(p.spent_nanousd + p.reserved_nanousd + p.presumed_nanousd, 0))
+  select min(trim_scale((g.limit_nanousd
+           - coalesce(p.spent_nanousd + p.reserved_nanousd + p.presumed_nanousd, 0))
            / 1000000000.0)) as left_usd
   from app.llm_budgets as g
   left join app.llm_budget_periods as p
@@ -4410,8 +4618,9 @@ left join lateral (
 order by x.rank, t.name;
 
 comment on view ops.report is
-  'One line per tenant: cost lines and how many are flagged, open findings, what they could save a month, what the last '
-  'analysis reserved and cost in US dollars, what is left of the budget, and how it ended. saving is null where unknown.';
+  'One line per tenant: cost lines and how many are flagged, open findings, what they could save a month, what the '
+  'last analysis reserved and cost in US dollars, what is left of the budget, and how it ended. '
+  'saving is null where unknown.';
 
 grant select on ops.report to holdfast_ops;
 
@@ -4447,7 +4656,8 @@ set local role holdfast_system;
 create or replace view ops.findings as
 select t.name as tenant, f.rank, f.severity, f.monthly_saving as saving, f.currency as cur,
        app_private.render(f.headline, f.slots) as headline, f.detector, f.confidence, f.state,
-       app_private.render(f.why, f.slots) as why, f.narrated_by, f.evidence, f.first_seen_at, f.last_seen_at, f.id
+       app_private.render(f.why, f.slots) as why, f.narrated_by, f.evidence, f.first_seen_at, f.last_seen_at,
+       f.id
 from app.findings as f
 join app.tenants as t on t.tenant_id = f.tenant_id
 order by t.name, f.rank;
@@ -4491,7 +4701,8 @@ from app.cost_imports as i
 join app.tenants as t on t.tenant_id = i.tenant_id
 order by i.id desc;
 
-comment on view ops.imports is 'Every cost file that was read, newest first: its data-quality flags, or why it was refused.';
+comment on view ops.imports is
+  'Every cost file that was read, newest first: its data-quality flags, or why it was refused.';
 
 grant select on ops.imports to holdfast_ops;
 
@@ -4518,9 +4729,10 @@ set local role holdfast_owner;
 set local role holdfast_system;
 
 create or replace view ops.llm_calls as
-select t.name as tenant, r.status, r.model, trim_scale(r.estimated_cost_nanousd / 1000000000.0) as reserved_usd,
-       trim_scale(r.cost_nanousd / 1000000000.0) as cost_usd, u.input_tokens, u.output_tokens, r.reason, u.simulated,
-       r.created_at, r.run_id, r.id
+select t.name as tenant, r.status, r.model,
+       trim_scale(r.estimated_cost_nanousd / 1000000000.0) as reserved_usd,
+       trim_scale(r.cost_nanousd / 1000000000.0) as cost_usd, u.input_tokens, u.output_tokens, r.reason,
+       u.simulated, r.created_at, r.run_id, r.id
 from app.llm_reservations as r
 join app.tenants as t on t.tenant_id = r.tenant_id
 left join app.llm_usage as u on u.tenant_id = r.tenant_id and u.reservation_id = r.id
@@ -4536,17 +4748,25 @@ set local role holdfast_owner;
 create or replace view ops.help as
 select h.name, h.example, h.meaning
 from (values
-  ('ops.report',        'select * from ops.report',        'One line per tenant: costs, findings, saving, budget, state.'),
-  ('ops.findings',      'select tenant, severity, saving, headline from ops.findings limit 10', 'What was found, best first.'),
+  ('ops.report',        'select * from ops.report',
+   'One line per tenant: costs, findings, saving, budget, state.'),
+  ('ops.findings',      'select tenant, severity, saving, headline from ops.findings limit 10',
+   'What was found, best first.'),
   ('ops.budgets',       'select * from ops.budgets',       'What each tenant may spend, has spent and has left.'),
   ('ops.llm_calls',     'select * from ops.llm_calls limit 10', 'Each call to a model: held, cost, tokens.'),
   ('ops.imports',       'select * from ops.imports limit 10', 'Each cost file: flags, or why it was refused.'),
   ('ops.runs',          'select * from ops.runs limit 10', 'Each job: state, attempt, error.'),
   ('ops.tenants',       'select * from ops.tenants',       'Who is there.'),
   ('ops.audit_log',     'select * from ops.audit_log order by id desc limit 10', 'What people changed, and why.'),
-  ('ops.tenant_add',    'select * from ops.tenant_add(name => ''Acme'', limit_usd => 25, reason => ''new customer'')', 'Make a tenant with a monthly budget.'),
-  ('ops.budget_set',    'select * from ops.budget_set(tenant => ''Acme'', limit_usd => 50, reason => ''asked for more'')', 'Change a budget.'),
-  ('ops.llm_price_set', 'select * from ops.llm_price_set(''api.example.com'', ''model'', 0.4, 1.6, reason => ''price list of May'')', 'Set the price of a model.'),
+  ('ops.tenant_add',
+   'select * from ops.tenant_add(name => ''Acme'', limit_usd => 25, reason => ''new customer'')',
+   'Make a tenant with a monthly budget.'),
+  ('ops.budget_set',
+   'select * from ops.budget_set(tenant => ''Acme'', limit_usd => 50, reason => ''asked for more'')',
+   'Change a budget.'),
+  ('ops.llm_price_set',
+   'select * from ops.llm_price_set(''api.example.com'', ''model'', 0.4, 1.6, reason => ''price list of May'')',
+   'Set the price of a model.'),
   ('app.llm_check',     'select * from app.llm_check()',   'Broken invariants of the budget; no row is good.'),
   ('app.error_codes',   'select * from app.error_codes',   'What each error code means.'),
   ('app_private.lint',  'select * from app_private.lint',  'House rules that are broken; no row is good.')
@@ -4568,14 +4788,16 @@ with tenant_tables as (
 select 'table_not_isolated' as rule, t.oid::regclass::text as object
 from tenant_tables as t
 where not (t.relrowsecurity and t.relforcerowsecurity)
-  or not exists (select from pg_catalog.pg_policy as p where p.polrelid = t.oid and p.polname = 'tenant_isolation')
+  or not exists (
+    select from pg_catalog.pg_policy as p where p.polrelid = t.oid and p.polname = 'tenant_isolation')
 union all
 -- Permissive policies are OR-ed, so one more of them opens the table: only what isolate makes may stand.
 select 'policy_unexpected', p.polrelid::regclass::text || ' ' || p.polname
 from pg_catalog.pg_policy as p
 join tenant_tables as t on t.oid = p.polrelid
 cross join lateral (
-  select array(select r.rolname::text from pg_catalog.pg_roles as r where r.oid = any (p.polroles) order by r.rolname) as roles,
+  select array(select r.rolname::text from pg_catalog.pg_roles as r
+               where r.oid = any (p.polroles) order by r.rolname) as roles,
          replace(pg_catalog.pg_get_expr(p.polqual, p.polrelid), 'app_private.', '') as qual,
          replace(pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid), 'app_private.', '') as with_check,
          '(require() AND (tenant_id = ( SELECT current_tenant_id() AS current_tenant_id)))' as own) as x
@@ -4596,14 +4818,16 @@ join tenant_tables as s on s.oid = k.conrelid
 join tenant_tables as t on t.oid = k.confrelid
 where k.contype = 'f'
   and not exists (
-    select from generate_subscripts(k.conkey, 1) as n where k.conkey[n] = s.attnum and k.confkey[n] = t.attnum)
+    select from generate_subscripts(k.conkey, 1) as n
+    where k.conkey[n] = s.attnum and k.confkey[n] = t.attnum)
 union all
 select 'foreign_key_to_hot_counter', k.conrelid::regclass::text || ' ' || k.conname
 from pg_catalog.pg_constraint as k
 where k.contype = 'f' and k.confrelid = 'app.llm_budget_periods'::regclass
 union all
 -- The logins may touch no table, the tenant role may only select, and nobody may what everybody may.
-select 'grant_unexpected', c.oid::regclass::text || ' ' || coalesce(r.rolname, 'public') || ' ' || x.privilege_type
+select 'grant_unexpected',
+       c.oid::regclass::text || ' ' || coalesce(r.rolname, 'public') || ' ' || x.privilege_type
 from pg_catalog.pg_class as c
 join pg_catalog.pg_namespace as n on n.oid = c.relnamespace and n.nspname in ('app', 'app_private', 'ops')
 cross join lateral (
@@ -4645,8 +4869,8 @@ comment on view app_private.lint_isolation is 'Tables, keys, policies, grants an
 --! Included app_private/lint_functions.sql
 create or replace view app_private.lint_functions as
 with functions as (
-  select p.oid, n.nspname, p.proname, p.prosecdef, p.provolatile, p.proparallel, p.prorettype, p.prosrc, p.prosqlbody,
-         p.proconfig, l.lanname, pg_catalog.pg_get_userbyid(p.proowner) as owner,
+  select p.oid, n.nspname, p.proname, p.prosecdef, p.provolatile, p.proparallel, p.prorettype, p.prosrc,
+         p.prosqlbody, p.proconfig, l.lanname, pg_catalog.pg_get_userbyid(p.proowner) as owner,
          coalesce(p.proargnames[1:2], '{}') as first_arguments,
          coalesce(pg_catalog.obj_description(p.oid, 'pg_proc'), '') as meaning
   from pg_catalog.pg_proc as p
@@ -4659,7 +4883,8 @@ where f.prosqlbody is null and not coalesce('search_path=""' = any (f.proconfig)
 union all
 select 'immutable_reads_the_tenant', f.oid::regprocedure::text
 from functions as f
-where f.provolatile = 'i' and f.prosrc ~* 'current_setting|current_tenant_id' and f.prorettype <> 'boolean'::regtype
+where f.provolatile = 'i' and f.prosrc ~* 'current_setting|current_tenant_id'
+  and f.prorettype <> 'boolean'::regtype
 union all
 select 'tenant_not_parallel_restricted', f.oid::regprocedure::text
 from functions as f
@@ -4669,7 +4894,8 @@ union all
 select 'contract_does_not_enter', f.oid::regprocedure::text
 from functions as f
 where f.nspname = 'app' and f.first_arguments = '{tenant_id,ticket}' and f.proname <> 'enter'
-  and not (f.lanname = 'plpgsql' and f.prosecdef and f.prosrc ~ 'begin\s+perform app\.enter\(tenant_id, ticket\);')
+  and not (f.lanname = 'plpgsql' and f.prosecdef
+    and f.prosrc ~ 'begin\s+perform app\.enter\(tenant_id, ticket\);')
 union all
 select 'definer_ignores_tenant', f.oid::regprocedure::text
 from functions as f
@@ -4691,7 +4917,8 @@ from functions as f
 group by f.nspname, f.proname
 having count(*) > 1;
 
-comment on view app_private.lint_functions is 'Functions that could be captured, that skip the ticket, or that see all tenants without saying so.';
+comment on view app_private.lint_functions is
+  'Functions that could be captured, that skip the ticket, or that see all tenants without saying so.';
 --! EndIncluded app_private/lint_functions.sql
 --! Included app_private/lint_names.sql
 create or replace view app_private.lint_names as
@@ -4736,7 +4963,8 @@ from pg_catalog.pg_constraint as k
 join relations as r on r.oid = k.conrelid
 where k.contype = 'f' and k.confdeltype = 'a';
 
-comment on view app_private.lint_names is 'Objects without a comment, constraints without a name of ours, foreign keys without index or on delete.';
+comment on view app_private.lint_names is
+  'Objects without a comment, constraints without a name of ours, foreign keys without index or on delete.';
 --! EndIncluded app_private/lint_names.sql
 --! Included app_private/lint.sql
 create or replace view app_private.lint as
@@ -4747,21 +4975,25 @@ union all
 select l.rule, l.object from app_private.lint_names as l
 order by rule, object;
 
-comment on view app_private.lint is 'House rules that are broken here; empty when all is well. Each row is a rule and the object that breaks it.';
+comment on view app_private.lint is
+  'House rules that are broken here; empty when all is well. Each row is a rule and the object that breaks it.';
 
 grant select on app_private.lint to holdfast_ops;
 --! EndIncluded app_private/lint.sql
 --! Included app_private/schema_snapshot.sql
 create or replace view app_private.schema_snapshot as
 with relations as (
-  select c.oid, c.relkind, c.reltype, c.relowner, c.relacl, c.reloptions, c.relrowsecurity, c.relforcerowsecurity
+  select c.oid, c.relkind, c.reltype, c.relowner, c.relacl, c.reloptions, c.relrowsecurity,
+         c.relforcerowsecurity
   from pg_catalog.pg_class as c
   join pg_catalog.pg_namespace as n on n.oid = c.relnamespace and n.nspname in ('app', 'app_private', 'ops')
-  where c.relkind in ('r', 'p', 'v', 'm', 'c', 'S') and not c.relispartition  -- partitions depend on the day they were made
+  where c.relkind in ('r', 'p', 'v', 'm', 'c', 'S')
+    and not c.relispartition  -- partitions depend on the day they were made
 )
 select 'relation' as kind, r.oid::regclass::text as name,
        concat_ws(' ', r.relkind, r.relowner::regrole, r.reloptions, r.relrowsecurity, r.relforcerowsecurity,
-         pg_catalog.pg_get_partkeydef(r.oid), case when r.relkind in ('v', 'm') then pg_catalog.pg_get_viewdef(r.oid) end,
+         pg_catalog.pg_get_partkeydef(r.oid),
+         case when r.relkind in ('v', 'm') then pg_catalog.pg_get_viewdef(r.oid) end,
          (select string_agg(x::text, ' ' order by x::text) from unnest(r.relacl) as x),
          (select string_agg(x::text, ' ' order by x::text)
           from pg_catalog.pg_type as t cross join lateral unnest(t.typacl) as x where t.typrelid = r.oid),
@@ -4781,17 +5013,19 @@ select 'constraint', r.oid::regclass::text || ' ' || k.conname, pg_catalog.pg_ge
 from relations as r
 join pg_catalog.pg_constraint as k on k.conrelid = r.oid and k.contype <> 'n'
 union all
-select 'index', i.indexrelid::regclass::text, concat_ws(' ', i.indisvalid, pg_catalog.pg_get_indexdef(i.indexrelid))
+select 'index', i.indexrelid::regclass::text,
+       concat_ws(' ', i.indisvalid, pg_catalog.pg_get_indexdef(i.indexrelid))
 from relations as r
 join pg_catalog.pg_index as i on i.indrelid = r.oid
 union all
-select 'trigger', r.oid::regclass::text || ' ' || t.tgname, concat_ws(' ', t.tgenabled, pg_catalog.pg_get_triggerdef(t.oid))
+select 'trigger', r.oid::regclass::text || ' ' || t.tgname,
+       concat_ws(' ', t.tgenabled, pg_catalog.pg_get_triggerdef(t.oid))
 from relations as r
 join pg_catalog.pg_trigger as t on t.tgrelid = r.oid and not t.tgisinternal
 union all
 select 'policy', r.oid::regclass::text || ' ' || p.polname,
-       concat_ws(' ', p.polcmd, p.polpermissive, p.polroles::regrole[], pg_catalog.pg_get_expr(p.polqual, p.polrelid),
-         pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid))
+       concat_ws(' ', p.polcmd, p.polpermissive, p.polroles::regrole[],
+         pg_catalog.pg_get_expr(p.polqual, p.polrelid), pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid))
 from relations as r
 join pg_catalog.pg_policy as p on p.polrelid = r.oid
 union all
@@ -4803,20 +5037,22 @@ from pg_catalog.pg_proc as p
 join pg_catalog.pg_namespace as n on n.oid = p.pronamespace and n.nspname in ('app', 'app_private', 'ops')
 where p.prokind <> 'a'
 union all
-select 'default_privileges', concat_ws(' ', d.defaclrole::regrole, nullif(d.defaclnamespace, 0)::regnamespace, d.defaclobjtype),
+select 'default_privileges',
+       concat_ws(' ', d.defaclrole::regrole, nullif(d.defaclnamespace, 0)::regnamespace, d.defaclobjtype),
        (select string_agg(x::text, ' ' order by x::text) from unnest(d.defaclacl) as x)
 from pg_catalog.pg_default_acl as d
 where pg_catalog.pg_get_userbyid(d.defaclrole) in ('holdfast_owner', 'holdfast_system')
 union all
 select 'schema', n.nspname,
-       concat_ws(' ', n.nspowner::regrole, (select string_agg(x::text, ' ' order by x::text) from unnest(n.nspacl) as x),
+       concat_ws(' ', n.nspowner::regrole,
+         (select string_agg(x::text, ' ' order by x::text) from unnest(n.nspacl) as x),
          pg_catalog.obj_description(n.oid, 'pg_namespace'))
 from pg_catalog.pg_namespace as n
 where n.nspname in ('app', 'app_private', 'ops');
 
 comment on view app_private.schema_snapshot is
-  'Everything that the files of sql/ and the migrations must agree on, as text: columns, constraints, indexes, functions '
-  'with their settings, triggers, policies, owners and grants.';
+  'Everything that the files of sql/ and the migrations must agree on, as text: columns, constraints, indexes, '
+  'functions with their settings, triggers, policies, owners and grants.';
 --! EndIncluded app_private/schema_snapshot.sql
 
 -- The partitions of this month and the next ones.

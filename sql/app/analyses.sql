@@ -11,13 +11,17 @@ create table if not exists app.analyses (
   created_at      timestamptz not null default now(),
 
   constraint analyses_pkey primary key (tenant_id, id),
-  constraint analyses_tenant_id_fkey foreign key (tenant_id) references app.tenants (tenant_id) on delete restrict,
+  constraint analyses_tenant_id_fkey foreign key (tenant_id)
+    references app.tenants (tenant_id) on delete restrict,
   constraint analyses_narrated_by_known check (narrated_by in ('model', 'template')),
-  constraint analyses_fallback_reason_iff_template check ((narrated_by = 'template') = (fallback_reason is not null)),
+  constraint analyses_fallback_reason_iff_template
+    check ((narrated_by = 'template') = (fallback_reason is not null)),
   constraint analyses_texts_bounded check (length(summary) <= 2000 and length(fallback_reason) <= 100)
 );
 
-comment on table app.analyses is 'How each analysis was worded. An analysis is a run of the kind analysis, and has its id; a row is written when it completes.';
+comment on table app.analyses is
+  'How each analysis was worded. An analysis is a run of the kind analysis, and has its id; '
+  'a row is written when it completes.';
 comment on column app.analyses.tenant_id is 'Whose costs were analysed.';
 comment on column app.analyses.id is 'The analysis, which is its run.';
 comment on column app.analyses.narrated_by is 'model, or template: SQL''s own words.';

@@ -35,7 +35,7 @@ end
 $$;
 
 comment on function app.analysis_detect is
-  'Runs every detector over the published costs of the tenant, keeps the findings, and answers the forty that matter most, '
-  'as candidates for a model to order and word. Raises JB101, JB201 when the attempt no longer runs.';
+  'Runs every detector over the published costs of the tenant, keeps the findings, and answers the forty that matter '
+  'most, as candidates for a model to order and word. Raises JB101, JB201 when the attempt no longer runs.';
 
 grant execute on function app.analysis_detect to holdfast_worker;

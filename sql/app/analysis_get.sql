@@ -1,8 +1,9 @@
 create or replace function app.analysis_get(tenant_id uuid, ticket text, analysis_id uuid)
 returns table (
-  id uuid, run_id uuid, status text, narrated_by text, fallback_reason text, provider text, model text, summary text,
-  findings integer, llm_reserved_nanousd bigint, llm_settled_nanousd bigint, llm_reserved_usd numeric,
-  llm_settled_usd numeric, error_code text, created_at timestamptz, started_at timestamptz, finished_at timestamptz)
+  id uuid, run_id uuid, status text, narrated_by text, fallback_reason text, provider text, model text,
+  summary text, findings integer, llm_reserved_nanousd bigint, llm_settled_nanousd bigint,
+  llm_reserved_usd numeric, llm_settled_usd numeric, error_code text,
+  created_at timestamptz, started_at timestamptz, finished_at timestamptz)
 language plpgsql
 security definer  -- the service role may not read runs
 set search_path = ''
@@ -11,14 +12,17 @@ begin
   perform app.enter(tenant_id, ticket);
 
   return query
-  select r.id, r.id, app_private.analysis_status(r.state), a.narrated_by, a.fallback_reason, a.provider, a.model, a.summary,
+  select r.id, r.id, app_private.analysis_status(r.state), a.narrated_by, a.fallback_reason, a.provider,
+         a.model, a.summary,
          a.finding_count, m.reserved, m.settled, app_private.usd(m.reserved), app_private.usd(m.settled),
-         coalesce(r.error_code, case when a.fallback_reason in ('budget_exceeded', 'no_price') then a.fallback_reason end),
+         coalesce(r.error_code,
+           case when a.fallback_reason in ('budget_exceeded', 'no_price') then a.fallback_reason end),
          r.created_at, r.started_at, r.finished_at
   from app.job_runs as r
   left join app.analyses as a on a.tenant_id = r.tenant_id and a.id = r.id
   cross join lateral (
-    select coalesce(sum(x.estimated_cost_nanousd), 0)::bigint as reserved, coalesce(sum(x.cost_nanousd), 0)::bigint as settled
+    select coalesce(sum(x.estimated_cost_nanousd), 0)::bigint as reserved,
+           coalesce(sum(x.cost_nanousd), 0)::bigint as settled
     from app.llm_reservations as x
     where x.tenant_id = r.tenant_id and x.run_id = r.id) as m
   where r.tenant_id = analysis_get.tenant_id and r.id = analysis_id and r.kind = 'analysis';

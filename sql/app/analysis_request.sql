@@ -12,7 +12,8 @@ declare
 begin
   perform app.enter(tenant_id, ticket);
 
-  v_known := app_private.job_run_key_take(tenant_id, idempotency_key, v_run_id, pg_catalog.jsonb_build_array('analysis')::text);
+  v_known := app_private.job_run_key_take(tenant_id, idempotency_key, v_run_id,
+    pg_catalog.jsonb_build_array('analysis')::text);
   if v_known is null then
     perform app_private.llm_headroom_check(tenant_id, provider, model, input_tokens_bound, max_output_tokens);
 
@@ -28,7 +29,7 @@ end
 $$;
 
 comment on function app.analysis_request is
-  'Asks for an analysis now. Refuses at once, before a run exists, when the budget cannot hold the most that its call may '
-  'cost. The same key answers the first analysis again. Raises LB101, LB102, LB103, LB105.';
+  'Asks for an analysis now. Refuses at once, before a run exists, when the budget cannot hold the most that its call '
+  'may cost. The same key answers the first analysis again. Raises LB101, LB102, LB103, LB105.';
 
 grant execute on function app.analysis_request to holdfast_service, holdfast_worker;

@@ -28,7 +28,8 @@ create table if not exists app.cost_daily (
 
 create index if not exists cost_daily_day_idx on app.cost_daily (tenant_id, import_id, day);
 
-comment on table app.cost_daily is 'The lines of an import summed by day and dimension; detectors read it. A charge counts on the UTC day it began.';
+comment on table app.cost_daily is
+  'The lines of an import summed by day and dimension; detectors read it. A charge counts on the UTC day it began.';
 comment on column app.cost_daily.tenant_id is 'Whose cost it is.';
 comment on column app.cost_daily.import_id is 'The file that it came with.';
 comment on column app.cost_daily.row_no is 'Counts the rows of one import.';
@@ -49,7 +50,8 @@ comment on column app.cost_daily.list_cost is 'Sum of ListCost.';
 comment on column app.cost_daily.contracted_cost is 'Sum of ContractedCost.';
 comment on column app.cost_daily.line_count is 'How many lines were summed.';
 comment on column app.cost_daily.flagged_count is 'How many of them have a data-quality flag.';
-comment on column app.cost_daily.doubtful_count is 'How many of them have a flag that touches EffectiveCost; see app_private.doubtful_flags.';
+comment on column app.cost_daily.doubtful_count is
+  'How many of them have a flag that touches EffectiveCost; see app_private.doubtful_flags.';
 
 call app_private.isolate('app.cost_daily', for_system => true);
 grant select on app.cost_daily to holdfast_tenant;

@@ -1,4 +1,5 @@
-create or replace function app.cost_import_fail(tenant_id uuid, ticket text, import_id uuid, error jsonb) returns void
+create or replace function app.cost_import_fail(tenant_id uuid, ticket text, import_id uuid, error jsonb)
+returns void
 language plpgsql
 security definer  -- the shell may not write imports
 set search_path = ''

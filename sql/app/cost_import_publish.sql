@@ -26,10 +26,12 @@ begin
   where i.tenant_id = cost_import_publish.tenant_id
     and (i.id = cost_import_publish.import_id
       or (i.status = 'PUBLISHED'
-        and not exists (select from app.cost_periods as p where p.tenant_id = i.tenant_id and p.import_id = i.id)));
+        and not exists (select from app.cost_periods as p
+          where p.tenant_id = i.tenant_id and p.import_id = i.id)));
 
   perform app_private.event_add(tenant_id, 'import.published', import_id, jsonb_build_object(
-    'source', v_import.source, 'lines', v_import.line_count, 'flagged', v_import.flagged_count, 'periods', v_periods));
+    'source', v_import.source, 'lines', v_import.line_count, 'flagged', v_import.flagged_count,
+    'periods', v_periods));
 
   return query select v_import.line_count, v_import.flagged_count, v_import.flags, v_periods;
 end

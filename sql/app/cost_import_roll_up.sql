@@ -1,4 +1,5 @@
-create or replace function app.cost_import_roll_up(tenant_id uuid, ticket text, import_id uuid) returns integer
+create or replace function app.cost_import_roll_up(tenant_id uuid, ticket text, import_id uuid)
+returns integer
 language plpgsql
 security definer  -- the shell may not write the roll-up
 set search_path = ''
@@ -16,7 +17,8 @@ begin
          l.charge_period_start::date, l.provider_name, l.sub_account_id, max(l.sub_account_name),
          l.service_category, l.service_name, l.region_id, l.charge_category,
          l.charge_class is not distinct from 'Correction', l.billing_currency,
-         sum(l.billed_cost), sum(l.effective_cost), coalesce(sum(l.list_cost), 0), coalesce(sum(l.contracted_cost), 0),
+         sum(l.billed_cost), sum(l.effective_cost), coalesce(sum(l.list_cost), 0),
+         coalesce(sum(l.contracted_cost), 0),
          count(*), count(*) filter (where l.dq_flags <> '{}'),
          count(*) filter (where l.dq_flags && app_private.doubtful_flags())
   from app.cost_lines as l
@@ -46,7 +48,7 @@ end
 $$;
 
 comment on function app.cost_import_roll_up is
-  'Ends the loading of an import: flags what only the whole file shows, sums the lines by day, counts. Answers the rows '
-  'of the roll-up. The long part of an import, so that publishing is short. Raises IM101, IM201, IM103.';
+  'Ends the loading of an import: flags what only the whole file shows, sums the lines by day, counts. Answers the '
+  'rows of the roll-up. The long part of an import, so that publishing is short. Raises IM101, IM201, IM103.';
 
 grant execute on function app.cost_import_roll_up to holdfast_service, holdfast_worker;

@@ -15,7 +15,8 @@ begin
     raise exception using
       errcode = 'OP102',
       message = 'argument_invalid',
-      detail  = pg_catalog.jsonb_build_object('source', source, 'file_name', file_name, 'focus_version', focus_version),
+      detail  = pg_catalog.jsonb_build_object('source', source, 'file_name', file_name,
+                  'focus_version', focus_version),
       hint    = 'An import has a source of 1 to 100 characters, the name of its file and its FOCUS version.';
   end if;
 
@@ -29,6 +30,7 @@ end
 $$;
 
 comment on function app.cost_import_start is
-  'Opens an import; add lines to it, roll it up, publish it. Nothing of it is seen before it is published. Raises OP102.';
+  'Opens an import; add lines to it, roll it up, publish it. Nothing of it is seen before it is published. '
+  'Raises OP102.';
 
 grant execute on function app.cost_import_start to holdfast_service, holdfast_worker;

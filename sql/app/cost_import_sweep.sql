@@ -36,14 +36,15 @@ begin
   end if;
 
   delete from app.cost_daily as d where d.tenant_id = v_import.tenant_id and d.import_id = v_import.id;
-  update app.cost_imports as i set swept_at = now() where i.tenant_id = v_import.tenant_id and i.id = v_import.id;
+  update app.cost_imports as i set swept_at = now()
+  where i.tenant_id = v_import.tenant_id and i.id = v_import.id;
   return v_count + 1;
 end
 $$;
 
 comment on function app.cost_import_sweep is
-  'Removes the lines of one superseded or failed import, among all tenants, max_rows at a time; 0 when nothing is left. '
-  'An import that was left loading for a day has failed.';
+  'Removes the lines of one superseded or failed import, among all tenants, max_rows at a time; 0 when nothing is '
+  'left. An import that was left loading for a day has failed.';
 
 grant execute on function app.cost_import_sweep to holdfast_worker, holdfast_owner;
 

@@ -72,16 +72,19 @@ create table if not exists app.cost_lines (
   constraint cost_lines_billing_period_not_empty check (billing_period_end > billing_period_start),
   constraint cost_lines_charge_period_not_empty check (charge_period_end > charge_period_start),
   constraint cost_lines_billed_cost_finite check (billed_cost > '-Infinity' and billed_cost < 'Infinity'),
-  constraint cost_lines_effective_cost_finite check (effective_cost > '-Infinity' and effective_cost < 'Infinity'),
+  constraint cost_lines_effective_cost_finite
+    check (effective_cost > '-Infinity' and effective_cost < 'Infinity'),
   constraint cost_lines_list_cost_finite check (list_cost > '-Infinity' and list_cost < 'Infinity'),
-  constraint cost_lines_contracted_cost_finite check (contracted_cost > '-Infinity' and contracted_cost < 'Infinity')
+  constraint cost_lines_contracted_cost_finite
+    check (contracted_cost > '-Infinity' and contracted_cost < 'Infinity')
 );
 
 create index if not exists cost_lines_charge_period_start_idx
   on app.cost_lines (tenant_id, import_id, charge_period_start);
 
 comment on table app.cost_lines is
-  'Lines of cost files, as FOCUS 1.2 names them. Seen through app.cost_lines_current; removed when nothing points to them.';
+  'Lines of cost files, as FOCUS 1.2 names them. Seen through app.cost_lines_current; '
+  'removed when nothing points to them.';
 comment on column app.cost_lines.tenant_id is 'Whose cost it is.';
 comment on column app.cost_lines.import_id is 'The file that it came with.';
 comment on column app.cost_lines.line_no is 'The line of the file, counted from 1 with the header.';
@@ -105,15 +108,18 @@ comment on column app.cost_lines.charge_frequency is 'FOCUS ChargeFrequency: One
 comment on column app.cost_lines.charge_description is 'FOCUS ChargeDescription.';
 comment on column app.cost_lines.billed_cost is 'FOCUS BilledCost, in billing_currency.';
 comment on column app.cost_lines.effective_cost is 'FOCUS EffectiveCost, in billing_currency: what the detectors sum.';
-comment on column app.cost_lines.list_cost is 'FOCUS ListCost, in billing_currency; null in exports that leave it out, and flagged.';
-comment on column app.cost_lines.contracted_cost is 'FOCUS ContractedCost, in billing_currency; null in exports that leave it out, and flagged.';
+comment on column app.cost_lines.list_cost is
+  'FOCUS ListCost, in billing_currency; null in exports that leave it out, and flagged.';
+comment on column app.cost_lines.contracted_cost is
+  'FOCUS ContractedCost, in billing_currency; null in exports that leave it out, and flagged.';
 comment on column app.cost_lines.list_unit_price is 'FOCUS ListUnitPrice.';
 comment on column app.cost_lines.contracted_unit_price is 'FOCUS ContractedUnitPrice.';
 comment on column app.cost_lines.billing_currency is 'FOCUS BillingCurrency; never summed with another.';
 comment on column app.cost_lines.pricing_currency is 'FOCUS PricingCurrency (1.2).';
 comment on column app.cost_lines.pricing_currency_effective_cost is 'FOCUS PricingCurrencyEffectiveCost (1.2).';
 comment on column app.cost_lines.pricing_currency_list_unit_price is 'FOCUS PricingCurrencyListUnitPrice (1.2).';
-comment on column app.cost_lines.pricing_currency_contracted_unit_price is 'FOCUS PricingCurrencyContractedUnitPrice (1.2).';
+comment on column app.cost_lines.pricing_currency_contracted_unit_price is
+  'FOCUS PricingCurrencyContractedUnitPrice (1.2).';
 comment on column app.cost_lines.pricing_category is 'FOCUS PricingCategory.';
 comment on column app.cost_lines.pricing_quantity is 'FOCUS PricingQuantity, in pricing_unit.';
 comment on column app.cost_lines.pricing_unit is 'FOCUS PricingUnit.';
@@ -144,7 +150,8 @@ comment on column app.cost_lines.capacity_reservation_id is 'FOCUS CapacityReser
 comment on column app.cost_lines.capacity_reservation_status is 'FOCUS CapacityReservationStatus (1.1).';
 comment on column app.cost_lines.extra is 'Columns of the file that FOCUS does not have.';
 comment on column app.cost_lines.reader_flags is 'Data-quality flags that only the reader of the file could see.';
-comment on column app.cost_lines.dq_flags is 'What is doubtful about the line: reader_flags and those of app_private.cost_line_flags.';
+comment on column app.cost_lines.dq_flags is
+  'What is doubtful about the line: reader_flags and those of app_private.cost_line_flags.';
 
 call app_private.isolate('app.cost_lines', for_system => true);
 grant select on app.cost_lines to holdfast_tenant;

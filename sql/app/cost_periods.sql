@@ -12,7 +12,8 @@ create table if not exists app.cost_periods (
 
 create index if not exists cost_periods_import_id_idx on app.cost_periods (tenant_id, import_id);
 
-comment on table app.cost_periods is 'Which import is the truth for a billing period of a source. Publishing an import moves the pointer.';
+comment on table app.cost_periods is
+  'Which import is the truth for a billing period of a source. Publishing an import moves the pointer.';
 comment on column app.cost_periods.tenant_id is 'Whose period it is.';
 comment on column app.cost_periods.source is 'The source of the files.';
 comment on column app.cost_periods.billing_period_start is 'FOCUS BillingPeriodStart.';

@@ -17,10 +17,13 @@ begin
   end if;
 
   perform
-    pg_catalog.set_config('app.tenant', enter.tenant_id::text || '.' || app_private.seal(enter.tenant_id::text), true),
+    pg_catalog.set_config('app.tenant',
+      enter.tenant_id::text || '.' || app_private.seal(enter.tenant_id::text), true),
     pg_catalog.set_config('row_security', 'on', true);
 
-  if not exists (select from app.tenants as t where t.tenant_id = enter.tenant_id and t.status = 'ACTIVE') then
+  if not exists (select from app.tenants as t
+    where t.tenant_id = enter.tenant_id and t.status = 'ACTIVE')
+  then
     perform app_private.refuse('the tenant is not active');
   end if;
 end

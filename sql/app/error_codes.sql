@@ -1,7 +1,8 @@
 create or replace view app.error_codes as
 select e.sqlstate, e.name, e.http_status, e.meaning
 from (values
-  ('RL101', 'rls_enforcement_failed', 500, 'No tenant was entered, or the ticket does not open it. Nothing was read or changed.'),
+  ('RL101', 'rls_enforcement_failed', 500,
+   'No tenant was entered, or the ticket does not open it. Nothing was read or changed.'),
   ('TN101', 'tenant_not_found',       404, 'No tenant has that name or id.'),
   ('TN102', 'tenant_name_taken',      409, 'Another tenant has that name.'),
   ('TN103', 'tenant_invalid',         400, 'A name, tier or time zone is not one that a tenant may have.'),
@@ -26,9 +27,11 @@ from (values
 ) as e (sqlstate, name, http_status, meaning);
 
 comment on view app.error_codes is 'Every SQLSTATE that holdfast raises, with its fixed name and HTTP status.';
-comment on column app.error_codes.sqlstate is 'Two letters for the area, a digit for the verdict (1 refused, 2 wrong state, 3 try later), two to count.';
+comment on column app.error_codes.sqlstate is
+  'Two letters for the area, a digit for the verdict (1 refused, 2 wrong state, 3 try later), two to count.';
 comment on column app.error_codes.name is 'The message of the error: logs, metrics and clients match on it.';
 comment on column app.error_codes.http_status is 'The status that the HTTP endpoint answers with.';
 comment on column app.error_codes.meaning is 'What happened, for a person.';
 
-grant select on app.error_codes to holdfast_service, holdfast_worker, holdfast_tenant, holdfast_system, holdfast_ops;
+grant select on app.error_codes
+  to holdfast_service, holdfast_worker, holdfast_tenant, holdfast_system, holdfast_ops;

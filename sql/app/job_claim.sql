@@ -27,7 +27,7 @@ end
 $$;
 
 comment on function app.job_claim is
-  'Starts the next attempt of a run, with a lease of 20 s that job_heartbeat extends. No row: the token is stale (the run '
-  'is taken, ended, or not due), and there is nothing to do.';
+  'Starts the next attempt of a run, with a lease of 20 s that job_heartbeat extends. No row: the token is stale (the '
+  'run is taken, ended, or not due), and there is nothing to do.';
 
 grant execute on function app.job_claim to holdfast_worker;

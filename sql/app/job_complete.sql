@@ -1,4 +1,5 @@
-create or replace function app.job_complete(tenant_id uuid, ticket text, run_id uuid, attempt integer, result jsonb)
+create or replace function app.job_complete(
+  tenant_id uuid, ticket text, run_id uuid, attempt integer, result jsonb)
 returns text
 language plpgsql
 security definer  -- the shell may not write runs

@@ -23,13 +23,15 @@ begin
       error_code = job_fail.error_code,
       error = pg_catalog.left(job_fail.error, 2000),
       lease_until = null,
-      available_at = v_now + app_private.job_backoff(r.failure_count + 1, k.backoff_base_ms, k.backoff_cap_ms),
+      available_at = v_now
+        + app_private.job_backoff(r.failure_count + 1, k.backoff_base_ms, k.backoff_cap_ms),
       token_at = v_now,
       finished_at = case when v.state = 'DEAD_LETTER' then v_now end
   from app.job_runs as x
   join app.job_kinds as k on k.kind = x.kind
   cross join lateral (select case
-    when x.failure_count >= k.max_retries or job_fail.error_code = any (k.non_retryable_codes) then 'DEAD_LETTER'
+    when x.failure_count >= k.max_retries or job_fail.error_code = any (k.non_retryable_codes)
+    then 'DEAD_LETTER'
     else 'FAILED' end as state) as v
   where x.tenant_id = job_fail.tenant_id
     and x.id = run_id
@@ -53,7 +55,7 @@ end
 $$;
 
 comment on function app.job_fail is
-  'Ends an attempt that failed: FAILED, with its next token after a wait that doubles, or DEAD_LETTER when its retries are '
-  'used up or the code is not one to retry. Raises JB101, JB201, OP102.';
+  'Ends an attempt that failed: FAILED, with its next token after a wait that doubles, or DEAD_LETTER when its retries '
+  'are used up or the code is not one to retry. Raises JB101, JB201, OP102.';
 
 grant execute on function app.job_fail to holdfast_worker;

@@ -13,12 +13,14 @@ create table if not exists app.job_kinds (
   constraint job_kinds_backoff_sane check (backoff_base_ms > 0 and backoff_cap_ms >= backoff_base_ms)
 );
 
-comment on table app.job_kinds is 'What kinds of job there are, how long one may run and how it is tried again. An operator may change the rows.';
+comment on table app.job_kinds is
+  'What kinds of job there are, how long one may run and how it is tried again. An operator may change the rows.';
 comment on column app.job_kinds.kind is 'The name; tasks/ has a file for each.';
 comment on column app.job_kinds.timeout_seconds is 'How long one attempt may take.';
 comment on column app.job_kinds.max_retries is 'Attempts after the first failure; then the run is a dead letter.';
 comment on column app.job_kinds.backoff_base_ms is 'Wait after the first failure; it doubles with each.';
-comment on column app.job_kinds.backoff_cap_ms is 'The wait stops doubling here; jitter makes it half to one and a half of it.';
+comment on column app.job_kinds.backoff_cap_ms is
+  'The wait stops doubling here; jitter makes it half to one and a half of it.';
 comment on column app.job_kinds.non_retryable_codes is 'Error codes that make a run a dead letter at once.';
 comment on column app.job_kinds.description is 'What it does.';
 

@@ -36,7 +36,8 @@ begin
   ),
   dead as (
     insert into app.events (tenant_id, type, subject_id, data)
-    select b.tenant_id, 'run.dead_letter', b.id, '{"error_code": "poison"}' from back as b where b.state = 'DEAD_LETTER'
+    select b.tenant_id, 'run.dead_letter', b.id, '{"error_code": "poison"}'
+    from back as b where b.state = 'DEAD_LETTER'
   )
   select array_agg(b.id), array_agg(b.tenant_id) into v_run_ids, v_tenant_ids
   from back as b
@@ -50,8 +51,8 @@ end
 $$;
 
 comment on function app.job_reap is
-  'Brings back the runs whose worker was lost, among all tenants: FAILED with a token at once, DEAD_LETTER after the third '
-  'crash. Also queues tokens that were lost. Answers how many runs got a token.';
+  'Brings back the runs whose worker was lost, among all tenants: FAILED with a token at once, DEAD_LETTER after the '
+  'third crash. Also queues tokens that were lost. Answers how many runs got a token.';
 
 grant execute on function app.job_reap to holdfast_worker, holdfast_ops;
 

@@ -10,12 +10,14 @@ create table if not exists app.job_run_events (
   created_at timestamptz not null default clock_timestamp(),
 
   constraint job_run_events_pkey primary key (tenant_id, id),
-  constraint job_run_events_tenant_id_fkey foreign key (tenant_id) references app.tenants (tenant_id) on delete restrict
+  constraint job_run_events_tenant_id_fkey foreign key (tenant_id)
+    references app.tenants (tenant_id) on delete restrict
 ) partition by range (id);
 
 create index if not exists job_run_events_run_id_idx on app.job_run_events (tenant_id, run_id, id);
 
-comment on table app.job_run_events is 'The audit trail: every change of state that is made through app.job_runs, written by a trigger. Append only.';
+comment on table app.job_run_events is
+  'The audit trail: every change of state that is made through app.job_runs, written by a trigger. Append only.';
 comment on column app.job_run_events.tenant_id is 'Whose run it is.';
 comment on column app.job_run_events.id is 'UUIDv7: also the order of events.';
 comment on column app.job_run_events.run_id is 'The run.';

@@ -6,7 +6,8 @@ create table if not exists app.job_run_transitions (
   constraint job_run_transitions_pkey primary key (from_state, to_state)
 );
 
-comment on table app.job_run_transitions is 'The life of a run: every change of state that is not a row here is refused, whoever asks.';
+comment on table app.job_run_transitions is
+  'The life of a run: every change of state that is not a row here is refused, whoever asks.';
 comment on column app.job_run_transitions.from_state is 'The state before.';
 comment on column app.job_run_transitions.to_state is 'The state after.';
 comment on column app.job_run_transitions.meaning is 'What happened.';

@@ -21,26 +21,34 @@ create table if not exists app.job_runs (
   finished_at   timestamptz,
 
   constraint job_runs_pkey primary key (tenant_id, id),
-  constraint job_runs_tenant_id_fkey foreign key (tenant_id) references app.tenants (tenant_id) on delete restrict,
+  constraint job_runs_tenant_id_fkey foreign key (tenant_id)
+    references app.tenants (tenant_id) on delete restrict,
   constraint job_runs_kind_fkey foreign key (kind) references app.job_kinds (kind) on delete restrict,
-  constraint job_runs_state_known check (state in ('PENDING', 'RUNNING', 'COMPLETED', 'FAILED', 'DEAD_LETTER')),
+  constraint job_runs_state_known
+    check (state in ('PENDING', 'RUNNING', 'COMPLETED', 'FAILED', 'DEAD_LETTER')),
   constraint job_runs_lease_iff_running check ((state = 'RUNNING') = (lease_until is not null)),
-  constraint job_runs_finished_at_iff_ended check ((state in ('COMPLETED', 'DEAD_LETTER')) = (finished_at is not null)),
-  constraint job_runs_error_code_iff_failed check (state not in ('FAILED', 'DEAD_LETTER') or error_code is not null),
+  constraint job_runs_finished_at_iff_ended
+    check ((state in ('COMPLETED', 'DEAD_LETTER')) = (finished_at is not null)),
+  constraint job_runs_error_code_iff_failed
+    check (state not in ('FAILED', 'DEAD_LETTER') or error_code is not null),
   constraint job_runs_counts_sane check (attempt >= 0 and failure_count >= 0 and crash_count >= 0)
 ) partition by range (id);
 
-create index if not exists job_runs_live_idx on app.job_runs (tenant_id, kind) where state in ('PENDING', 'RUNNING', 'FAILED');
+create index if not exists job_runs_live_idx
+  on app.job_runs (tenant_id, kind) where state in ('PENDING', 'RUNNING', 'FAILED');
 create index if not exists job_runs_lease_until_idx on app.job_runs (lease_until) where state = 'RUNNING';
-create index if not exists job_runs_available_at_idx on app.job_runs (available_at) where state in ('PENDING', 'FAILED');
+create index if not exists job_runs_available_at_idx
+  on app.job_runs (available_at) where state in ('PENDING', 'FAILED');
 create index if not exists job_runs_kind_idx on app.job_runs (kind);
 
-comment on table app.job_runs is 'The truth about every job. A job of graphile-worker is only a token that wakes a worker up for one of these.';
+comment on table app.job_runs is
+  'The truth about every job. A job of graphile-worker is only a token that wakes a worker up for one of these.';
 comment on column app.job_runs.tenant_id is 'Whose run it is.';
 comment on column app.job_runs.id is 'The run; UUIDv7.';
 comment on column app.job_runs.kind is 'What it does; see app.job_kinds.';
 comment on column app.job_runs.slot is 'Which turn of the scheduler made it; null when someone asked for it.';
-comment on column app.job_runs.state is 'PENDING, RUNNING, then COMPLETED, or FAILED (tried again), or DEAD_LETTER; see app.job_run_transitions.';
+comment on column app.job_runs.state is
+  'PENDING, RUNNING, then COMPLETED, or FAILED (tried again), or DEAD_LETTER; see app.job_run_transitions.';
 comment on column app.job_runs.attempt is 'Counts the claims. It fences: what an older attempt writes is refused.';
 comment on column app.job_runs.failure_count is 'How many attempts failed.';
 comment on column app.job_runs.crash_count is 'How many attempts ended with a lost worker; three make a dead letter.';

@@ -19,15 +19,19 @@ create table if not exists app.llm_budget_periods (
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 500);
 
-comment on table app.llm_budget_periods is 'One row per budget and period, made when it is first used, so that nothing ever resets. spent + reserved + presumed never passes the limit at an admission.';
+comment on table app.llm_budget_periods is
+  'One row per budget and period, made when it is first used, so that nothing ever resets. '
+  'spent + reserved + presumed never passes the limit at an admission.';
 comment on column app.llm_budget_periods.tenant_id is 'Whose money it is.';
 comment on column app.llm_budget_periods.budget_id is 'The budget.';
 comment on column app.llm_budget_periods.period_start is 'First moment of the period; -infinity for total.';
 comment on column app.llm_budget_periods.period_end is 'First moment after the period; infinity for total.';
 comment on column app.llm_budget_periods.reserved_nanousd is 'Held for calls that are under way, in nano-USD.';
-comment on column app.llm_budget_periods.presumed_nanousd is 'Held for calls whose outcome is unknown and may have been billed, in nano-USD.';
+comment on column app.llm_budget_periods.presumed_nanousd is
+  'Held for calls whose outcome is unknown and may have been billed, in nano-USD.';
 comment on column app.llm_budget_periods.spent_nanousd is 'What settled calls cost, in nano-USD.';
-comment on column app.llm_budget_periods.admitted_limit_nanousd is 'The highest limit under which a call was admitted, in nano-USD; llm_check compares with it.';
+comment on column app.llm_budget_periods.admitted_limit_nanousd is
+  'The highest limit under which a call was admitted, in nano-USD; llm_check compares with it.';
 
 call app_private.isolate('app.llm_budget_periods', for_system => true);
 grant select on app.llm_budget_periods to holdfast_tenant;

@@ -12,7 +12,8 @@ create table if not exists app.llm_budgets (
 
   constraint llm_budgets_pkey primary key (tenant_id, id),
   constraint llm_budgets_once unique (tenant_id, scope, scope_id, period),
-  constraint llm_budgets_tenant_id_fkey foreign key (tenant_id) references app.tenants (tenant_id) on delete restrict,
+  constraint llm_budgets_tenant_id_fkey foreign key (tenant_id)
+    references app.tenants (tenant_id) on delete restrict,
   constraint llm_budgets_scope_known check (scope in ('tenant')),
   constraint llm_budgets_scope_id_iff_not_tenant check ((scope = 'tenant') = (scope_id = '')),
   constraint llm_budgets_period_known check (period in ('day', 'week', 'month', 'total')),
@@ -20,7 +21,9 @@ create table if not exists app.llm_budgets (
   constraint llm_budgets_hard_for_now check (hard)
 );
 
-comment on table app.llm_budgets is 'How much a tenant may spend on LLM calls per period. No row: every call is refused. 0: every call is refused, free ones too.';
+comment on table app.llm_budgets is
+  'How much a tenant may spend on LLM calls per period. No row: every call is refused. 0: '
+  'every call is refused, free ones too.';
 comment on column app.llm_budgets.tenant_id is 'Whose budget it is.';
 comment on column app.llm_budgets.id is 'The budget.';
 comment on column app.llm_budgets.scope is 'What it limits; the whole tenant.';

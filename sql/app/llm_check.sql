@@ -45,7 +45,8 @@ begin
   from app.llm_reservations as r
   where (r.status = 'APPLIED')::integer is distinct from (
     select count(*)::integer from app.llm_usage as u
-    where u.tenant_id = r.tenant_id and u.reservation_id = r.id and u.cost_nanousd is not distinct from r.cost_nanousd);
+    where u.tenant_id = r.tenant_id and u.reservation_id = r.id
+      and u.cost_nanousd is not distinct from r.cost_nanousd);
 end
 $$;
 

@@ -51,8 +51,8 @@ end
 $$;
 
 comment on function app.llm_expire is
-  'Turns holds past their time into PRESUMED, among all tenants, max_rows at a time; answers how many. It only tidies: an '
-  'expired hold counts the same before and after.';
+  'Turns holds past their time into PRESUMED, among all tenants, max_rows at a time; answers how many. It only tidies: '
+  'an expired hold counts the same before and after.';
 
 grant execute on function app.llm_expire to holdfast_worker, holdfast_ops;
 

@@ -11,7 +11,7 @@ end
 $$;
 
 comment on function app.llm_presume is
-  'Marks a hold whose outcome is unknown: the call may have been billed, so it counts until it is settled or written off. '
-  'The same call again answers the same. Raises LB104, LB201.';
+  'Marks a hold whose outcome is unknown: the call may have been billed, so it counts until it is settled or written '
+  'off. The same call again answers the same. Raises LB104, LB201.';
 
 grant execute on function app.llm_presume to holdfast_service, holdfast_worker;

@@ -17,7 +17,8 @@ create table if not exists app.llm_prices (
     exclude using gist (provider with =, model with =, unit with =, valid with &&)
 );
 
-comment on table app.llm_prices is 'What a million tokens of a model cost, and from when to when. A model without a price is refused, never free.';
+comment on table app.llm_prices is
+  'What a million tokens of a model cost, and from when to when. A model without a price is refused, never free.';
 comment on column app.llm_prices.id is 'The version that a reservation pins.';
 comment on column app.llm_prices.provider is 'Who bills: offline, or the host of LLM_BASE_URL.';
 comment on column app.llm_prices.model is 'The model as it is asked for.';
@@ -30,13 +31,16 @@ comment on column app.llm_prices.known_at is 'When we learned of it.';
 
 -- The offline analyst costs nothing; its price is that of a small model, so that budgets can be seen at work.
 insert into app.llm_prices (id, provider, model, unit, usd_per_million, valid, simulated, source)
-select p.id, 'offline', 'offline-analyst', p.unit, p.usd_per_million, tstzrange('2026-01-01 00:00+00', null), true, 'simulated'
+select p.id, 'offline', 'offline-analyst', p.unit, p.usd_per_million,
+       tstzrange('2026-01-01 00:00+00', null), true, 'simulated'
 from (values
   ('00000000-0000-7000-8000-000000000001'::uuid, 'input',        0.15),
   ('00000000-0000-7000-8000-000000000002'::uuid, 'cached_input', 0.075),
   ('00000000-0000-7000-8000-000000000003'::uuid, 'output',       0.60)
 ) as p (id, unit, usd_per_million)
-where not exists (select from app.llm_prices as x where x.provider = 'offline' and x.model = 'offline-analyst' and x.unit = p.unit);
+where not exists (
+  select from app.llm_prices as x
+  where x.provider = 'offline' and x.model = 'offline-analyst' and x.unit = p.unit);
 
 grant select on app.llm_prices to holdfast_tenant;
 grant select, insert, update on app.llm_prices to holdfast_system;

@@ -11,7 +11,7 @@ end
 $$;
 
 comment on function app.llm_release is
-  'Gives a hold back, with proof that nothing was billed: the call was never sent, or was refused before it was run. The '
-  'same call again answers the same. Raises LB104, LB201.';
+  'Gives a hold back, with proof that nothing was billed: the call was never sent, or was refused before it was run. '
+  'The same call again answers the same. Raises LB104, LB201.';
 
 grant execute on function app.llm_release to holdfast_service, holdfast_worker;

@@ -12,7 +12,8 @@ create table if not exists app.llm_reservation_budgets (
 create index if not exists llm_reservation_budgets_budget_id_idx
   on app.llm_reservation_budgets (tenant_id, budget_id, period_start);
 
-comment on table app.llm_reservation_budgets is 'Which budgets, and which period of each, a reservation holds. A hold belongs for ever to the period it was made in.';
+comment on table app.llm_reservation_budgets is
+  'Which budgets, and which period of each, a reservation holds. A hold belongs for ever to the period it was made in.';
 comment on column app.llm_reservation_budgets.tenant_id is 'Whose money it is.';
 comment on column app.llm_reservation_budgets.reservation_id is 'The reservation.';
 comment on column app.llm_reservation_budgets.budget_id is 'A budget that it holds.';

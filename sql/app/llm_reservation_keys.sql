@@ -11,10 +11,13 @@ create table if not exists app.llm_reservation_keys (
   constraint llm_reservation_keys_key_length check (length(idempotency_key) between 1 and 255)
 );
 
-comment on table app.llm_reservation_keys is 'Which reservation an idempotency key made. Apart from the reservations, whose unique keys must hold their partition key.';
+comment on table app.llm_reservation_keys is
+  'Which reservation an idempotency key made. Apart from the reservations, '
+  'whose unique keys must hold their partition key.';
 comment on column app.llm_reservation_keys.tenant_id is 'Whose key it is; another tenant may use the same.';
 comment on column app.llm_reservation_keys.idempotency_key is 'What the caller named its request.';
-comment on column app.llm_reservation_keys.fingerprint is 'Digest of the request: the same key with another request is refused.';
+comment on column app.llm_reservation_keys.fingerprint is
+  'Digest of the request: the same key with another request is refused.';
 comment on column app.llm_reservation_keys.reservation_id is 'The reservation that was made.';
 comment on column app.llm_reservation_keys.created_at is 'When it was first used.';
 

@@ -24,26 +24,32 @@ create table if not exists app.llm_reservations (
   constraint llm_reservations_closed_at_iff_closed
     check ((status in ('APPLIED', 'RELEASED', 'WRITTEN_OFF')) = (closed_at is not null)),
   constraint llm_reservations_cost_iff_applied check ((status = 'APPLIED') = (cost_nanousd is not null)),
-  constraint llm_reservations_amounts_not_negative
-    check (estimated_cost_nanousd >= 0 and cost_nanousd >= 0 and input_tokens_bound >= 0 and max_output_tokens >= 0)
+  constraint llm_reservations_amounts_not_negative check (
+    estimated_cost_nanousd >= 0 and cost_nanousd >= 0 and input_tokens_bound >= 0 and max_output_tokens >= 0)
 ) partition by range (id);
 
-create index if not exists llm_reservations_expires_at_idx on app.llm_reservations (expires_at) where status = 'RESERVED';
+create index if not exists llm_reservations_expires_at_idx
+  on app.llm_reservations (expires_at) where status = 'RESERVED';
 create index if not exists llm_reservations_run_id_idx on app.llm_reservations (tenant_id, run_id);
 
-comment on table app.llm_reservations is 'Money held before a model call, and how the hold ended. One row per call to a provider; never deleted.';
+comment on table app.llm_reservations is
+  'Money held before a model call, and how the hold ended. One row per call to a provider; never deleted.';
 comment on column app.llm_reservations.tenant_id is 'Whose money it is.';
 comment on column app.llm_reservations.id is 'The reservation.';
-comment on column app.llm_reservations.status is 'RESERVED, then APPLIED (settled), RELEASED (proven not billed) or PRESUMED (unknown, still counts), which ends APPLIED or WRITTEN_OFF.';
+comment on column app.llm_reservations.status is
+  'RESERVED, then APPLIED (settled), RELEASED (proven not billed) or PRESUMED (unknown, still counts), '
+  'which ends APPLIED or WRITTEN_OFF.';
 comment on column app.llm_reservations.provider is 'Who bills.';
 comment on column app.llm_reservations.model is 'The model that is asked for.';
 comment on column app.llm_reservations.run_id is 'The run that makes the call; null for a call of a client.';
 comment on column app.llm_reservations.attempt is 'Which attempt of the run.';
 comment on column app.llm_reservations.input_tokens_bound is 'No tokenizer can count more input tokens than this.';
 comment on column app.llm_reservations.max_output_tokens is 'What the request allows the model to write.';
-comment on column app.llm_reservations.estimated_cost_nanousd is 'The hold: the most that the call can cost, in nano-USD.';
+comment on column app.llm_reservations.estimated_cost_nanousd is
+  'The hold: the most that the call can cost, in nano-USD.';
 comment on column app.llm_reservations.cost_nanousd is 'What the call did cost, in nano-USD; null unless APPLIED.';
-comment on column app.llm_reservations.price_ids is 'The price versions it was computed with; settlement uses the same.';
+comment on column app.llm_reservations.price_ids is
+  'The price versions it was computed with; settlement uses the same.';
 comment on column app.llm_reservations.reason is 'Why it was released or presumed.';
 comment on column app.llm_reservations.created_at is 'When it was made.';
 comment on column app.llm_reservations.expires_at is 'When an unanswered hold becomes PRESUMED.';

@@ -37,13 +37,15 @@ begin
 
   insert into app.llm_reservations (tenant_id, id, provider, model, run_id, attempt, input_tokens_bound,
     max_output_tokens, estimated_cost_nanousd, price_ids, expires_at)
-  values (llm_reserve.tenant_id, v_id, llm_reserve.provider, llm_reserve.model, llm_reserve.run_id, llm_reserve.attempt,
-    llm_reserve.input_tokens_bound, llm_reserve.max_output_tokens, v_needed::bigint, v_price.price_ids, v_at + ttl);
+  values (llm_reserve.tenant_id, v_id, llm_reserve.provider, llm_reserve.model, llm_reserve.run_id,
+    llm_reserve.attempt, llm_reserve.input_tokens_bound, llm_reserve.max_output_tokens, v_needed::bigint,
+    v_price.price_ids, v_at + ttl);
 
   -- The hot rows are touched last, so that their locks are short.
   if not app_private.llm_admit(tenant_id, v_id, v_needed::bigint, v_at) then
     perform app_private.llm_refuse(tenant_id, v_at, v_needed,
-      app_private.llm_cost_nanousd(input_tokens_bound, 0, 0, greatest(v_price.input_rate, v_price.cached_rate), null, 0),
+      app_private.llm_cost_nanousd(input_tokens_bound, 0, 0,
+        greatest(v_price.input_rate, v_price.cached_rate), null, 0),
       v_price.output_rate);
   end if;
 
@@ -52,7 +54,7 @@ end
 $$;
 
 comment on function app.llm_reserve is
-  'Holds the most that a model call can cost, in every budget of the tenant or in none, before the call is made. The same '
-  'key and request answer the first hold again. Raises LB101 budget_exceeded, LB102 no_price, LB103, LB105.';
+  'Holds the most that a model call can cost, in every budget of the tenant or in none, before the call is made. The '
+  'same key and request answer the first hold again. Raises LB101 budget_exceeded, LB102 no_price, LB103, LB105.';
 
 grant execute on function app.llm_reserve to holdfast_service, holdfast_worker;

@@ -18,7 +18,8 @@ create table if not exists app.llm_usage (
   created_at          timestamptz not null default now(),
 
   constraint llm_usage_pkey primary key (tenant_id, id),
-  constraint llm_usage_tenant_id_fkey foreign key (tenant_id) references app.tenants (tenant_id) on delete restrict,
+  constraint llm_usage_tenant_id_fkey foreign key (tenant_id)
+    references app.tenants (tenant_id) on delete restrict,
   constraint llm_usage_status_known check (status in ('SETTLED')),
   constraint llm_usage_amounts_not_negative check (
     input_tokens >= 0 and output_tokens >= 0 and cost_nanousd >= 0 and over_hold_nanousd >= 0
@@ -40,7 +41,8 @@ comment on column app.llm_usage.input_tokens is 'All input tokens, cached ones a
 comment on column app.llm_usage.cached_input_tokens is 'Input tokens that were read from the provider''s cache.';
 comment on column app.llm_usage.output_tokens is 'Output tokens, reasoning among them.';
 comment on column app.llm_usage.cost_nanousd is 'What the call cost, in nano-USD, rounded up once.';
-comment on column app.llm_usage.over_hold_nanousd is 'How much more than its hold it cost, in nano-USD; 0 where the bound held.';
+comment on column app.llm_usage.over_hold_nanousd is
+  'How much more than its hold it cost, in nano-USD; 0 where the bound held.';
 comment on column app.llm_usage.provider_request_id is 'How the provider names the call.';
 comment on column app.llm_usage.finish_reason is 'Why the model stopped.';
 comment on column app.llm_usage.simulated is 'True where nobody is billed.';

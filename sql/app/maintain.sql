@@ -19,7 +19,7 @@ end
 $$;
 
 comment on function app.maintain is
-  'What must be done now and then: partitions ahead of time, lines of imports that nobody sees. Safe to call at any time '
-  'and by many.';
+  'What must be done now and then: partitions ahead of time, lines of imports that nobody sees. '
+  'Safe to call at any time and by many.';
 
 grant execute on function app.maintain to holdfast_worker, holdfast_ops;

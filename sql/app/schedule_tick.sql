@@ -62,8 +62,8 @@ end
 $$;
 
 comment on function app.schedule_tick is
-  'Makes the runs that are due, among all tenants, with their tokens, in one transaction; any number may call it at once. '
-  'A tenant whose last run has not ended is passed over. Answers how many runs and shards.';
+  'Makes the runs that are due, among all tenants, with their tokens, in one transaction; any number may call it at '
+  'once. A tenant whose last run has not ended is passed over. Answers how many runs and shards.';
 
 grant execute on function app.schedule_tick to holdfast_worker, holdfast_ops;
 

@@ -11,9 +11,11 @@ create table if not exists app.schedules (
 
 create index if not exists schedules_next_run_at_idx on app.schedules (next_run_at);
 
-comment on table app.schedules is 'When each tier and shard is due. One row stands for all its tenants, so that a tick locks few rows.';
+comment on table app.schedules is
+  'When each tier and shard is due. One row stands for all its tenants, so that a tick locks few rows.';
 comment on column app.schedules.tier is 'The cohort; app.tiers says how often.';
-comment on column app.schedules.shard is '0 to 15; shards of a tier are due one after the other, a sixteenth of its period apart.';
+comment on column app.schedules.shard is
+  '0 to 15; shards of a tier are due one after the other, a sixteenth of its period apart.';
 comment on column app.schedules.next_run_at is 'Due from this moment on.';
 comment on column app.schedules.last_slot is 'The last turn that was taken; null before the first.';
 

@@ -5,7 +5,8 @@ create table if not exists app.tenants (
   time_zone  text        not null default 'UTC',
   status     text        not null default 'ACTIVE',
   version    bigint      not null default 1,
-  shard      smallint    not null generated always as (('x' || left(md5(tenant_id::text), 4))::bit(16)::integer % 16) stored,
+  shard      smallint    not null
+    generated always as (('x' || left(md5(tenant_id::text), 4))::bit(16)::integer % 16) stored,
   required_tags text[] not null default '{environment,owner,cost_center}',
   sample     boolean     not null default false,
   created_at timestamptz not null default now(),
@@ -23,15 +24,18 @@ create table if not exists app.tenants (
 
 create index if not exists tenants_tier_shard_idx on app.tenants (tier, shard);
 
-comment on table app.tenants is 'Who pays, and in which tier. The one table whose names are unique across tenants: people pick it by name.';
+comment on table app.tenants is
+  'Who pays, and in which tier. The one table whose names are unique across tenants: people pick it by name.';
 comment on column app.tenants.tenant_id is 'The tenant; every other table leads with it.';
 comment on column app.tenants.name is 'What people call the tenant; unique.';
 comment on column app.tenants.tier is 'The cohort of the scheduler; see app.tiers.';
 comment on column app.tenants.time_zone is 'IANA zone in which days and months of the budget begin.';
 comment on column app.tenants.status is 'ACTIVE, or SUSPENDED: nothing can be entered or scheduled.';
 comment on column app.tenants.version is 'Rises by one with each change by a person.';
-comment on column app.tenants.shard is '0 to 15, from the id: which row of app.schedules makes the runs of this tenant.';
-comment on column app.tenants.required_tags is 'Tags that every line of usage should have; detector untagged_spend reads it.';
+comment on column app.tenants.shard is
+  '0 to 15, from the id: which row of app.schedules makes the runs of this tenant.';
+comment on column app.tenants.required_tags is
+  'Tags that every line of usage should have; detector untagged_spend reads it.';
 comment on column app.tenants.sample is 'Made by the first start, with generated cost data.';
 comment on column app.tenants.created_at is 'When the tenant was made.';
 comment on column app.tenants.updated_at is 'When a person last changed it.';

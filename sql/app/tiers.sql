@@ -9,7 +9,8 @@ create table if not exists app.tiers (
   constraint tiers_rank_once unique (rank)
 );
 
-comment on table app.tiers is 'The cohorts of the scheduler, and how often a tenant of each is analysed. An operator may change the rows.';
+comment on table app.tiers is
+  'The cohorts of the scheduler, and how often a tenant of each is analysed. An operator may change the rows.';
 comment on column app.tiers.tier is 'The name of the cohort.';
 comment on column app.tiers.every is 'The time between two analyses of one tenant.';
 comment on column app.tiers.rank is 'Which tier goes first when many are due; 1 is first.';

@@ -30,7 +30,8 @@ begin
     where x.tenant_id = analysis_apply.tenant_id and x.run_id = analysis_apply.run_id) as o
   where f.tenant_id = analysis_apply.tenant_id and f.id = o.id and f.rank <> o.rank;
 
-  insert into app.analyses (tenant_id, id, narrated_by, fallback_reason, provider, model, prompt_hash, summary, finding_count)
+  insert into app.analyses (tenant_id, id, narrated_by, fallback_reason, provider, model, prompt_hash,
+    summary, finding_count)
   select analysis_apply.tenant_id, analysis_apply.run_id, coalesce(result ->> 'narrated_by', 'template'),
          result ->> 'fallback_reason', result ->> 'provider', result ->> 'model', result ->> 'prompt_hash',
          left(result ->> 'summary', 2000), count(*)

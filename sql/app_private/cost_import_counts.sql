@@ -8,7 +8,9 @@ as $$
     select l.dq_flags from app.cost_lines as l where l.tenant_id = $1 and l.import_id = $2
   ),
   by_flag as (
-    select f.flag, count(*) as n from lines as l cross join lateral unnest(l.dq_flags) as f (flag) group by f.flag
+    select f.flag, count(*) as n
+    from lines as l cross join lateral unnest(l.dq_flags) as f (flag)
+    group by f.flag
   )
   select (select count(*) from lines),
          (select count(*) from lines as l where l.dq_flags <> '{}'),

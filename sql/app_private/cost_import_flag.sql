@@ -10,8 +10,9 @@ begin
   select array_agg(c.line_no) into v_duplicates
   from (
     select l.line_no, count(*) over (
-      partition by l.provider_name, l.billing_account_id, l.service_name, l.charge_period_start, l.charge_period_end, l.sub_account_id, l.resource_id, l.sku_price_id, l.sku_id,
-        l.charge_category, l.charge_class, l.charge_description, l.region_id, l.pricing_quantity, l.consumed_quantity,
+      partition by l.provider_name, l.billing_account_id, l.service_name, l.charge_period_start,
+        l.charge_period_end, l.sub_account_id, l.resource_id, l.sku_price_id, l.sku_id, l.charge_category,
+        l.charge_class, l.charge_description, l.region_id, l.pricing_quantity, l.consumed_quantity,
         l.billed_cost, l.effective_cost, l.tags::text) as copies
     from app.cost_lines as l
     where l.tenant_id = cost_import_flag.tenant_id and l.import_id = cost_import_flag.import_id) as c

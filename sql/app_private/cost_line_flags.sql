@@ -4,12 +4,14 @@ immutable
 parallel safe
 return coalesce((line).reader_flags, '{}') || array_remove(array[
   case when (line).provider_name is null then 'missing_provider' end,
-  case when coalesce((line).contracted_cost, 0) = 0 and (line).effective_cost <> 0 then 'missing_contracted_cost' end,
+  case when coalesce((line).contracted_cost, 0) = 0 and (line).effective_cost <> 0
+    then 'missing_contracted_cost' end,
   case when coalesce((line).list_cost, 0) = 0 and (line).effective_cost <> 0 then 'missing_list_cost' end,
   case when (line).list_cost <> 0 and (line).list_cost < (line).contracted_cost then 'list_lt_contracted' end,
   case when (line).contracted_cost > 0 and (line).contracted_cost < (line).effective_cost
     then 'contracted_lt_effective' end,
-  case when (line).charge_category = 'Usage' and (line).list_unit_price is null then 'missing_list_unit_price' end,
+  case when (line).charge_category = 'Usage' and (line).list_unit_price is null
+    then 'missing_list_unit_price' end,
   case when (line).charge_category in ('Usage', 'Purchase') and (line).pricing_quantity is null
     then 'missing_pricing_quantity' end,
   case when (line).charge_category = 'Usage' and (line).consumed_quantity is null

@@ -19,6 +19,7 @@ end
 $$;
 
 comment on function app_private.current_tenant_id is
-  'The tenant of this transaction. Raises RL101 when none was entered. Never make a function that returns it immutable.';
+  'The tenant of this transaction. Raises RL101 when none was entered. '
+  'Never make a function that returns it immutable.';
 
 grant execute on function app_private.current_tenant_id to holdfast_tenant, holdfast_owner, holdfast_system;

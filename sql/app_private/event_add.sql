@@ -1,4 +1,5 @@
-create or replace function app_private.event_add(tenant_id uuid, type text, subject_id uuid, data jsonb default '{}')
+create or replace function app_private.event_add(
+  tenant_id uuid, type text, subject_id uuid, data jsonb default '{}')
 returns void
 language sql
 set search_path = ''

@@ -1,4 +1,5 @@
-create or replace function app_private.findings_save(tenant_id uuid, run_id uuid, detected app_private.detected[])
+create or replace function app_private.findings_save(
+  tenant_id uuid, run_id uuid, detected app_private.detected[])
 returns integer
 language plpgsql
 set search_path = ''
@@ -6,10 +7,11 @@ as $$
 declare
   v_count integer;
 begin
-  insert into app.findings as f (tenant_id, run_id, fingerprint, detector, detector_version, scope, severity, currency,
-    monthly_saving, saving_basis, confidence, rank, evidence, slots, headline, why, remediation_code)
-  select findings_save.tenant_id, findings_save.run_id, d.fingerprint, d.detector, d.detector_version, d.scope,
-         d.severity, d.currency, nullif(greatest(d.monthly_saving, 0), 0),
+  insert into app.findings as f (tenant_id, run_id, fingerprint, detector, detector_version, scope, severity,
+    currency, monthly_saving, saving_basis, confidence, rank, evidence, slots, headline, why,
+    remediation_code)
+  select findings_save.tenant_id, findings_save.run_id, d.fingerprint, d.detector, d.detector_version,
+         d.scope, d.severity, d.currency, nullif(greatest(d.monthly_saving, 0), 0),
          case when d.monthly_saving > 0 then d.saving_basis end, d.confidence,
          row_number() over (order by d.monthly_saving desc nulls last, d.amount desc, d.fingerprint),
          jsonb_strip_nulls(d.evidence), d.slots, d.headline, d.why, d.remediation_code
@@ -48,5 +50,5 @@ end
 $$;
 
 comment on function app_private.findings_save is
-  'Keeps what the detectors of one run found: the same fingerprint is the same finding, and an open one that was not seen '
-  'is resolved. What people dismissed stays dismissed. Ranks by saving, then by the money it is about.';
+  'Keeps what the detectors of one run found: the same fingerprint is the same finding, and an open one that was not '
+  'seen is resolved. What people dismissed stays dismissed. Ranks by saving, then by the money it is about.';

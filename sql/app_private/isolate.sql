@@ -5,7 +5,8 @@ as $$
 declare
   v_own      constant text := '(app_private.require() AND (tenant_id = '
     '( SELECT app_private.current_tenant_id() AS current_tenant_id)))';
-  v_expected constant text[] := case when for_system then array['system_all to holdfast_system: true'] else '{}' end
+  v_expected constant text[] :=
+    case when for_system then array['system_all to holdfast_system: true'] else '{}' end
     || ('tenant_isolation to holdfast_owner,holdfast_tenant: ' || v_own || ' check ' || v_own);
   v_present  text[];
   v_policy   name;

@@ -1,4 +1,5 @@
-create or replace function app_private.job_apply(tenant_id uuid, run_id uuid, kind text, result jsonb) returns void
+create or replace function app_private.job_apply(tenant_id uuid, run_id uuid, kind text, result jsonb)
+returns void
 language plpgsql
 set search_path = ''
 as $$

@@ -15,7 +15,8 @@ begin
   raise exception using
     errcode = 'JB201',
     message = 'job_run_fenced',
-    detail  = pg_catalog.jsonb_build_object('run_id', run_id, 'attempt', attempt, 'state', v_run.state, 'now_at', v_run.attempt),
+    detail  = pg_catalog.jsonb_build_object('run_id', run_id, 'attempt', attempt,
+                'state', v_run.state, 'now_at', v_run.attempt),
     hint    = 'Another attempt took over, or the run has ended. Drop what this one did.';
 end
 $$;

@@ -18,8 +18,8 @@ begin
   end if;
 
   insert into app.job_run_keys as k (tenant_id, idempotency_key, fingerprint, run_id)
-  values (job_run_key_take.tenant_id, job_run_key_take.idempotency_key, pg_catalog.md5(job_run_key_take.fingerprint),
-          job_run_key_take.run_id)
+  values (job_run_key_take.tenant_id, job_run_key_take.idempotency_key,
+          pg_catalog.md5(job_run_key_take.fingerprint), job_run_key_take.run_id)
   on conflict on constraint job_run_keys_pkey do nothing;
   if found then
     return null;

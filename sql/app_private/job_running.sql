@@ -15,4 +15,5 @@ begin
 end
 $$;
 
-comment on function app_private.job_running is 'Passes while this attempt of the run is the one that runs. Raises JB101, JB201.';
+comment on function app_private.job_running is
+  'Passes while this attempt of the run is the one that runs. Raises JB101, JB201.';

@@ -1,7 +1,7 @@
 create or replace view app_private.lint_functions as
 with functions as (
-  select p.oid, n.nspname, p.proname, p.prosecdef, p.provolatile, p.proparallel, p.prorettype, p.prosrc, p.prosqlbody,
-         p.proconfig, l.lanname, pg_catalog.pg_get_userbyid(p.proowner) as owner,
+  select p.oid, n.nspname, p.proname, p.prosecdef, p.provolatile, p.proparallel, p.prorettype, p.prosrc,
+         p.prosqlbody, p.proconfig, l.lanname, pg_catalog.pg_get_userbyid(p.proowner) as owner,
          coalesce(p.proargnames[1:2], '{}') as first_arguments,
          coalesce(pg_catalog.obj_description(p.oid, 'pg_proc'), '') as meaning
   from pg_catalog.pg_proc as p
@@ -14,7 +14,8 @@ where f.prosqlbody is null and not coalesce('search_path=""' = any (f.proconfig)
 union all
 select 'immutable_reads_the_tenant', f.oid::regprocedure::text
 from functions as f
-where f.provolatile = 'i' and f.prosrc ~* 'current_setting|current_tenant_id' and f.prorettype <> 'boolean'::regtype
+where f.provolatile = 'i' and f.prosrc ~* 'current_setting|current_tenant_id'
+  and f.prorettype <> 'boolean'::regtype
 union all
 select 'tenant_not_parallel_restricted', f.oid::regprocedure::text
 from functions as f
@@ -24,7 +25,8 @@ union all
 select 'contract_does_not_enter', f.oid::regprocedure::text
 from functions as f
 where f.nspname = 'app' and f.first_arguments = '{tenant_id,ticket}' and f.proname <> 'enter'
-  and not (f.lanname = 'plpgsql' and f.prosecdef and f.prosrc ~ 'begin\s+perform app\.enter\(tenant_id, ticket\);')
+  and not (f.lanname = 'plpgsql' and f.prosecdef
+    and f.prosrc ~ 'begin\s+perform app\.enter\(tenant_id, ticket\);')
 union all
 select 'definer_ignores_tenant', f.oid::regprocedure::text
 from functions as f
@@ -46,4 +48,5 @@ from functions as f
 group by f.nspname, f.proname
 having count(*) > 1;
 
-comment on view app_private.lint_functions is 'Functions that could be captured, that skip the ticket, or that see all tenants without saying so.';
+comment on view app_private.lint_functions is
+  'Functions that could be captured, that skip the ticket, or that see all tenants without saying so.';

@@ -9,14 +9,16 @@ with tenant_tables as (
 select 'table_not_isolated' as rule, t.oid::regclass::text as object
 from tenant_tables as t
 where not (t.relrowsecurity and t.relforcerowsecurity)
-  or not exists (select from pg_catalog.pg_policy as p where p.polrelid = t.oid and p.polname = 'tenant_isolation')
+  or not exists (
+    select from pg_catalog.pg_policy as p where p.polrelid = t.oid and p.polname = 'tenant_isolation')
 union all
 -- Permissive policies are OR-ed, so one more of them opens the table: only what isolate makes may stand.
 select 'policy_unexpected', p.polrelid::regclass::text || ' ' || p.polname
 from pg_catalog.pg_policy as p
 join tenant_tables as t on t.oid = p.polrelid
 cross join lateral (
-  select array(select r.rolname::text from pg_catalog.pg_roles as r where r.oid = any (p.polroles) order by r.rolname) as roles,
+  select array(select r.rolname::text from pg_catalog.pg_roles as r
+               where r.oid = any (p.polroles) order by r.rolname) as roles,
          replace(pg_catalog.pg_get_expr(p.polqual, p.polrelid), 'app_private.', '') as qual,
          replace(pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid), 'app_private.', '') as with_check,
          '(require() AND (tenant_id = ( SELECT current_tenant_id() AS current_tenant_id)))' as own) as x
@@ -37,14 +39,16 @@ join tenant_tables as s on s.oid = k.conrelid
 join tenant_tables as t on t.oid = k.confrelid
 where k.contype = 'f'
   and not exists (
-    select from generate_subscripts(k.conkey, 1) as n where k.conkey[n] = s.attnum and k.confkey[n] = t.attnum)
+    select from generate_subscripts(k.conkey, 1) as n
+    where k.conkey[n] = s.attnum and k.confkey[n] = t.attnum)
 union all
 select 'foreign_key_to_hot_counter', k.conrelid::regclass::text || ' ' || k.conname
 from pg_catalog.pg_constraint as k
 where k.contype = 'f' and k.confrelid = 'app.llm_budget_periods'::regclass
 union all
 -- The logins may touch no table, the tenant role may only select, and nobody may what everybody may.
-select 'grant_unexpected', c.oid::regclass::text || ' ' || coalesce(r.rolname, 'public') || ' ' || x.privilege_type
+select 'grant_unexpected',
+       c.oid::regclass::text || ' ' || coalesce(r.rolname, 'public') || ' ' || x.privilege_type
 from pg_catalog.pg_class as c
 join pg_catalog.pg_namespace as n on n.oid = c.relnamespace and n.nspname in ('app', 'app_private', 'ops')
 cross join lateral (

@@ -40,4 +40,5 @@ from pg_catalog.pg_constraint as k
 join relations as r on r.oid = k.conrelid
 where k.contype = 'f' and k.confdeltype = 'a';
 
-comment on view app_private.lint_names is 'Objects without a comment, constraints without a name of ours, foreign keys without index or on delete.';
+comment on view app_private.lint_names is
+  'Objects without a comment, constraints without a name of ours, foreign keys without index or on delete.';

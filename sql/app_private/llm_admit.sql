@@ -1,4 +1,5 @@
-create or replace function app_private.llm_admit(tenant_id uuid, reservation_id uuid, amount_nanousd bigint, at timestamptz)
+create or replace function app_private.llm_admit(
+  tenant_id uuid, reservation_id uuid, amount_nanousd bigint, at timestamptz)
 returns boolean
 language plpgsql
 set search_path = ''
@@ -39,4 +40,5 @@ end
 $$;
 
 comment on function app_private.llm_admit is
-  'Holds the amount in every budget of the tenant; false when it does not fit them all, and then the caller must raise.';
+  'Holds the amount in every budget of the tenant; false when it does not fit them all, '
+  'and then the caller must raise.';

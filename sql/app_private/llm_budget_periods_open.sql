@@ -27,4 +27,5 @@ end
 $$;
 
 comment on function app_private.llm_budget_periods_open is
-  'The period rows that a call at this moment must fit, made where they are missing, in the order in which they are locked.';
+  'The period rows that a call at this moment must fit, made where they are missing, '
+  'in the order in which they are locked.';

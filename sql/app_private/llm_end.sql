@@ -1,4 +1,5 @@
-create or replace function app_private.llm_end(tenant_id uuid, reservation_id uuid, to_status text, reason text)
+create or replace function app_private.llm_end(
+  tenant_id uuid, reservation_id uuid, to_status text, reason text)
 returns table (id uuid, status text)
 language plpgsql
 set search_path = ''
@@ -15,7 +16,8 @@ begin
         closed_at = case when to_status = 'RELEASED' then pg_catalog.clock_timestamp() end
     where r.tenant_id = v_held.tenant_id and r.id = v_held.id;
 
-    perform app_private.llm_move(tenant_id, v_held.id, v_held.status, v_held.estimated_cost_nanousd, to_status, null);
+    perform app_private.llm_move(tenant_id, v_held.id, v_held.status, v_held.estimated_cost_nanousd,
+      to_status, null);
   end if;
 
   return query select v_held.id, to_status;

@@ -1,7 +1,8 @@
 create or replace function app_private.llm_headroom(tenant_id uuid, at timestamptz)
 returns table (
   budget_id uuid, scope text, period text, period_start timestamptz, period_end timestamptz, hard boolean,
-  limit_nanousd bigint, spent_nanousd bigint, reserved_nanousd bigint, presumed_nanousd bigint, left_nanousd bigint)
+  limit_nanousd bigint, spent_nanousd bigint, reserved_nanousd bigint, presumed_nanousd bigint,
+  left_nanousd bigint)
 language sql
 stable
 set search_path = ''
@@ -19,6 +20,7 @@ as $$
 $$;
 
 comment on function app_private.llm_headroom is
-  'Each budget of a tenant in its current period, whether or not its row was made yet; left may be negative after a cut.';
+  'Each budget of a tenant in its current period, whether or not its row was made yet; '
+  'left may be negative after a cut.';
 
 grant execute on function app_private.llm_headroom to holdfast_system;

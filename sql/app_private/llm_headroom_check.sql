@@ -18,7 +18,8 @@ begin
   from app_private.llm_headroom(tenant_id, v_at) as h;
   if v_tight is null or v_tight < v_needed or v_tight < 0 then
     perform app_private.llm_refuse(tenant_id, v_at, v_needed,
-      app_private.llm_cost_nanousd(input_tokens_bound, 0, 0, greatest(v_price.input_rate, v_price.cached_rate), null, 0),
+      app_private.llm_cost_nanousd(input_tokens_bound, 0, 0,
+        greatest(v_price.input_rate, v_price.cached_rate), null, 0),
       v_price.output_rate);
   end if;
 end

@@ -1,5 +1,6 @@
 create or replace function app_private.llm_move(
-  tenant_id uuid, reservation_id uuid, from_status text, amount_nanousd bigint, to_status text, cost_nanousd bigint)
+  tenant_id uuid, reservation_id uuid, from_status text, amount_nanousd bigint, to_status text,
+  cost_nanousd bigint)
 returns void
 language plpgsql
 set search_path = ''
@@ -15,7 +16,8 @@ begin
     for no key update of p
   )
   update app.llm_budget_periods as p
-  set reserved_nanousd = p.reserved_nanousd - case when from_status = 'RESERVED' then amount_nanousd else 0 end,
+  set reserved_nanousd = p.reserved_nanousd
+        - case when from_status = 'RESERVED' then amount_nanousd else 0 end,
       presumed_nanousd = p.presumed_nanousd
         - case when from_status = 'PRESUMED' then amount_nanousd else 0 end
         + case when to_status = 'PRESUMED' then amount_nanousd else 0 end,

@@ -18,8 +18,9 @@ begin
       errcode = 'LB102',
       message = 'no_price',
       detail  = pg_catalog.jsonb_build_object('reason', 'no_price', 'provider', provider, 'model', model),
-      hint    = pg_catalog.format('In psql: select * from ops.llm_price_set(%L, %L, input_usd_per_million => …, '
-                'output_usd_per_million => …, reason => ''…'');', provider, model);
+      hint    =
+        pg_catalog.format('In psql: select * from ops.llm_price_set(%L, %L, input_usd_per_million => …, '
+          'output_usd_per_million => …, reason => ''…'');', provider, model);
   end if;
   return next;
 end

@@ -1,5 +1,6 @@
 create or replace function app_private.llm_refuse(
-  tenant_id uuid, at timestamptz, needed_nanousd numeric, input_nanousd numeric, output_rate numeric) returns void
+  tenant_id uuid, at timestamptz, needed_nanousd numeric, input_nanousd numeric, output_rate numeric)
+returns void
 language plpgsql
 set search_path = ''
 as $$
@@ -19,7 +20,8 @@ begin
         when v_tight is null then 'no_budget'
         when v_tight.limit_nanousd = 0 then 'zero'
         when needed_nanousd > v_tight.limit_nanousd then 'too_large'
-        when v_tight.spent_nanousd + v_tight.presumed_nanousd + needed_nanousd <= v_tight.limit_nanousd then 'in_flight'
+        when v_tight.spent_nanousd + v_tight.presumed_nanousd + needed_nanousd <= v_tight.limit_nanousd
+        then 'in_flight'
         else 'exhausted' end,
       'scope', v_tight.scope, 'period', v_tight.period, 'period_end', v_tight.period_end,
       'limit_nanousd', v_tight.limit_nanousd::text, 'spent_nanousd', v_tight.spent_nanousd::text,
@@ -29,8 +31,10 @@ begin
         when v_tight.limit_nanousd > 0 and output_rate > 0
         then greatest(0, floor((v_tight.left_nanousd - input_nanousd) / (1000 * output_rate))) else 0 end),
     hint = case
-      when v_tight is null then 'The tenant has no budget. In psql: select * from ops.budget_set(tenant => …, limit_usd => …, reason => …);'
-      else 'Wait for the next period or for calls in flight, ask for less, or raise the limit with ops.budget_set.' end;
+      when v_tight is null then
+        'The tenant has no budget. In psql: select * from ops.budget_set(tenant => …, limit_usd => …, reason => …);'
+      else
+        'Wait for the next period or for calls in flight, ask for less, or raise the limit with ops.budget_set.' end;
 end
 $$;
 

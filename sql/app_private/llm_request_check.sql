@@ -1,5 +1,6 @@
 create or replace function app_private.llm_request_check(
-  idempotency_key text, input_tokens_bound bigint, max_output_tokens bigint, attempt integer, ttl interval) returns void
+  idempotency_key text, input_tokens_bound bigint, max_output_tokens bigint, attempt integer, ttl interval)
+returns void
 language plpgsql
 immutable
 set search_path = ''
@@ -16,7 +17,8 @@ begin
       message = 'reservation_invalid',
       detail  = pg_catalog.jsonb_build_object('input_tokens_bound', input_tokens_bound,
                   'max_output_tokens', max_output_tokens, 'ttl', ttl),
-      hint    = 'The key has 1 to 255 characters, tokens are 0 to 100,000,000, an attempt counts from 1, the ttl is at most an hour.';
+      hint    =
+        'The key has 1 to 255 characters, tokens are 0 to 100,000,000, an attempt counts from 1, the ttl is at most an hour.';
   end if;
 end
 $$;

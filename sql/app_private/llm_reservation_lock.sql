@@ -20,4 +20,5 @@ begin
 end
 $$;
 
-comment on function app_private.llm_reservation_lock is 'The reservation, locked. Raises LB104, alike for an absent and a foreign id.';
+comment on function app_private.llm_reservation_lock is
+  'The reservation, locked. Raises LB104, alike for an absent and a foreign id.';

@@ -1,4 +1,5 @@
-create or replace function app_private.llm_usage_check(input_tokens bigint, cached_input_tokens bigint, output_tokens bigint)
+create or replace function app_private.llm_usage_check(
+  input_tokens bigint, cached_input_tokens bigint, output_tokens bigint)
 returns void
 language plpgsql
 immutable

@@ -1,4 +1,5 @@
-create or replace function app_private.median_and_mad(days date[], costs numeric[], from_day date, to_day date)
+create or replace function app_private.median_and_mad(
+  days date[], costs numeric[], from_day date, to_day date)
 returns table (median numeric, mad numeric, points bigint)
 language sql
 immutable
@@ -6,13 +7,17 @@ parallel safe
 set search_path = ''
 as $$
   with window_costs as (
-    select c.cost::double precision as cost from unnest(days, costs) as c (day, cost) where c.day between from_day and to_day
+    select c.cost::double precision as cost
+    from unnest(days, costs) as c (day, cost)
+    where c.day between from_day and to_day
   ),
   middle as (
-    select percentile_cont(0.5) within group (order by w.cost) as median, count(*) as points from window_costs as w
+    select percentile_cont(0.5) within group (order by w.cost) as median, count(*) as points
+    from window_costs as w
   )
   select m.median::numeric,
-         (select percentile_cont(0.5) within group (order by abs(w.cost - m.median)) from window_costs as w)::numeric,
+         (select percentile_cont(0.5) within group (order by abs(w.cost - m.median))
+          from window_costs as w)::numeric,
          m.points
   from middle as m
 $$;

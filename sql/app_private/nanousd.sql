@@ -16,6 +16,7 @@ begin
 end
 $$;
 
-comment on function app_private.nanousd is 'US dollars as nano-USD, rounded down: a limit is never more than was said. Raises OP102.';
+comment on function app_private.nanousd is
+  'US dollars as nano-USD, rounded down: a limit is never more than was said. Raises OP102.';
 
 grant execute on function app_private.nanousd to holdfast_system;

@@ -8,8 +8,8 @@ begin
   select case
            when f.id is null then 'unknown_finding'
            when coalesce(i.rank, 0) < 1 then 'rank'
-           when i.remediation_code is distinct from f.remediation_code and i.remediation_code is distinct from 'no_action'
-             then 'unknown_remediation'
+           when i.remediation_code is distinct from f.remediation_code
+             and i.remediation_code is distinct from 'no_action' then 'unknown_remediation'
            when coalesce(length(i.headline), 0) not between 1 and 200
              or coalesce(length(i.why), 0) not between 1 and 1000 then 'length'
            else 'number_or_unknown_slot' end
@@ -21,13 +21,15 @@ begin
   cross join lateral (select concat_ws(' ', i.headline, i.why, array_to_string(i.caveats, ' ')) as said) as t
   where f.id is null
     or coalesce(i.rank, 0) < 1
-    or f.run_id = narration_check.run_id  -- a later run may have found it again: analysis_apply then drops these words
+    or f.run_id = narration_check.run_id
+      -- a later run may have found it again: analysis_apply then drops these words
       and (i.remediation_code is null
         or i.remediation_code not in (f.remediation_code, 'no_action')
         or coalesce(length(i.headline), 0) not between 1 and 200
         or coalesce(length(i.why), 0) not between 1 and 1000
         -- What is left once the known slots are taken out must hold no digit and no brace.
-        or app_private.render(t.said, (select jsonb_object_agg(s.key, '') from jsonb_object_keys(f.slots) as s (key)))
+        or app_private.render(t.said,
+            (select jsonb_object_agg(s.key, '') from jsonb_object_keys(f.slots) as s (key)))
           ~ '[[:digit:]{}]')
   limit 1;
 

@@ -11,6 +11,7 @@ as $$
 $$;
 
 comment on function app_private.period_bounds is
-  'First moment of the day, week or month around a moment in a time zone, and the first moment after it; total is endless.';
+  'First moment of the day, week or month around a moment in a time zone, and the first moment after it; '
+  'total is endless.';
 
 grant execute on function app_private.period_bounds to holdfast_system;

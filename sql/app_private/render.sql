@@ -16,6 +16,7 @@ end
 $$;
 
 comment on function app_private.render is
-  'Puts the values of slots into {{name}} of a text. Rendered when it is read, so that corrected data correct the prose.';
+  'Puts the values of slots into {{name}} of a text. Rendered when it is read, '
+  'so that corrected data correct the prose.';
 
 grant execute on function app_private.render to holdfast_system, holdfast_ops;

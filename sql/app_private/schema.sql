@@ -4,7 +4,8 @@ create schema if not exists app_private;
 create schema if not exists ops;
 
 comment on schema app is 'The contract: tables under row security, and the functions that the shell calls.';
-comment on schema app_private is 'Internals: tickets, isolation, triggers. Nobody calls them but what is granted by name.';
+comment on schema app_private is
+  'Internals: tickets, isolation, triggers. Nobody calls them but what is granted by name.';
 comment on schema ops is 'For people in psql: views to \watch and functions. Start with: select * from ops.help;';
 
 alter default privileges revoke execute on functions from public;
@@ -12,8 +13,10 @@ set local role holdfast_system;
 alter default privileges revoke execute on functions from public;
 set local role holdfast_owner;
 
-grant usage on schema app to holdfast_service, holdfast_worker, holdfast_tenant, holdfast_system, holdfast_ops;
-grant usage on schema app_private to holdfast_tenant, holdfast_system, holdfast_service, holdfast_worker, holdfast_ops;
+grant usage on schema app
+  to holdfast_service, holdfast_worker, holdfast_tenant, holdfast_system, holdfast_ops;
+grant usage on schema app_private
+  to holdfast_tenant, holdfast_system, holdfast_service, holdfast_worker, holdfast_ops;
 grant usage on schema ops to holdfast_ops, holdfast_system, holdfast_metrics;
 grant create on schema app, app_private, ops to holdfast_system;
 

@@ -1,13 +1,16 @@
 create or replace view app_private.schema_snapshot as
 with relations as (
-  select c.oid, c.relkind, c.reltype, c.relowner, c.relacl, c.reloptions, c.relrowsecurity, c.relforcerowsecurity
+  select c.oid, c.relkind, c.reltype, c.relowner, c.relacl, c.reloptions, c.relrowsecurity,
+         c.relforcerowsecurity
   from pg_catalog.pg_class as c
   join pg_catalog.pg_namespace as n on n.oid = c.relnamespace and n.nspname in ('app', 'app_private', 'ops')
-  where c.relkind in ('r', 'p', 'v', 'm', 'c', 'S') and not c.relispartition  -- partitions depend on the day they were made
+  where c.relkind in ('r', 'p', 'v', 'm', 'c', 'S')
+    and not c.relispartition  -- partitions depend on the day they were made
 )
 select 'relation' as kind, r.oid::regclass::text as name,
        concat_ws(' ', r.relkind, r.relowner::regrole, r.reloptions, r.relrowsecurity, r.relforcerowsecurity,
-         pg_catalog.pg_get_partkeydef(r.oid), case when r.relkind in ('v', 'm') then pg_catalog.pg_get_viewdef(r.oid) end,
+         pg_catalog.pg_get_partkeydef(r.oid),
+         case when r.relkind in ('v', 'm') then pg_catalog.pg_get_viewdef(r.oid) end,
          (select string_agg(x::text, ' ' order by x::text) from unnest(r.relacl) as x),
          (select string_agg(x::text, ' ' order by x::text)
           from pg_catalog.pg_type as t cross join lateral unnest(t.typacl) as x where t.typrelid = r.oid),
@@ -27,17 +30,19 @@ select 'constraint', r.oid::regclass::text || ' ' || k.conname, pg_catalog.pg_ge
 from relations as r
 join pg_catalog.pg_constraint as k on k.conrelid = r.oid and k.contype <> 'n'
 union all
-select 'index', i.indexrelid::regclass::text, concat_ws(' ', i.indisvalid, pg_catalog.pg_get_indexdef(i.indexrelid))
+select 'index', i.indexrelid::regclass::text,
+       concat_ws(' ', i.indisvalid, pg_catalog.pg_get_indexdef(i.indexrelid))
 from relations as r
 join pg_catalog.pg_index as i on i.indrelid = r.oid
 union all
-select 'trigger', r.oid::regclass::text || ' ' || t.tgname, concat_ws(' ', t.tgenabled, pg_catalog.pg_get_triggerdef(t.oid))
+select 'trigger', r.oid::regclass::text || ' ' || t.tgname,
+       concat_ws(' ', t.tgenabled, pg_catalog.pg_get_triggerdef(t.oid))
 from relations as r
 join pg_catalog.pg_trigger as t on t.tgrelid = r.oid and not t.tgisinternal
 union all
 select 'policy', r.oid::regclass::text || ' ' || p.polname,
-       concat_ws(' ', p.polcmd, p.polpermissive, p.polroles::regrole[], pg_catalog.pg_get_expr(p.polqual, p.polrelid),
-         pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid))
+       concat_ws(' ', p.polcmd, p.polpermissive, p.polroles::regrole[],
+         pg_catalog.pg_get_expr(p.polqual, p.polrelid), pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid))
 from relations as r
 join pg_catalog.pg_policy as p on p.polrelid = r.oid
 union all
@@ -49,17 +54,19 @@ from pg_catalog.pg_proc as p
 join pg_catalog.pg_namespace as n on n.oid = p.pronamespace and n.nspname in ('app', 'app_private', 'ops')
 where p.prokind <> 'a'
 union all
-select 'default_privileges', concat_ws(' ', d.defaclrole::regrole, nullif(d.defaclnamespace, 0)::regnamespace, d.defaclobjtype),
+select 'default_privileges',
+       concat_ws(' ', d.defaclrole::regrole, nullif(d.defaclnamespace, 0)::regnamespace, d.defaclobjtype),
        (select string_agg(x::text, ' ' order by x::text) from unnest(d.defaclacl) as x)
 from pg_catalog.pg_default_acl as d
 where pg_catalog.pg_get_userbyid(d.defaclrole) in ('holdfast_owner', 'holdfast_system')
 union all
 select 'schema', n.nspname,
-       concat_ws(' ', n.nspowner::regrole, (select string_agg(x::text, ' ' order by x::text) from unnest(n.nspacl) as x),
+       concat_ws(' ', n.nspowner::regrole,
+         (select string_agg(x::text, ' ' order by x::text) from unnest(n.nspacl) as x),
          pg_catalog.obj_description(n.oid, 'pg_namespace'))
 from pg_catalog.pg_namespace as n
 where n.nspname in ('app', 'app_private', 'ops');
 
 comment on view app_private.schema_snapshot is
-  'Everything that the files of sql/ and the migrations must agree on, as text: columns, constraints, indexes, functions '
-  'with their settings, triggers, policies, owners and grants.';
+  'Everything that the files of sql/ and the migrations must agree on, as text: columns, constraints, indexes, '
+  'functions with their settings, triggers, policies, owners and grants.';

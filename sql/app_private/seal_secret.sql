@@ -13,5 +13,6 @@ comment on column app_private.seal_secret.secret is 'The secret; known to no cli
 
 insert into app_private.seal_secret (secret)
 values (sha256(convert_to(
-  gen_random_uuid()::text || gen_random_uuid()::text || gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')))
+  gen_random_uuid()::text || gen_random_uuid()::text || gen_random_uuid()::text || gen_random_uuid()::text,
+  'UTF8')))
 on conflict on constraint seal_secret_pkey do nothing;

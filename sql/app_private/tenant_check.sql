@@ -10,14 +10,16 @@ declare
     when coalesce(pg_catalog.length(name), 0) not between 1 and 100 or name <> pg_catalog.btrim(name)
       or name ~ '[[:cntrl:]]' then 'name'
     when not exists (select from app.tiers as t where t.tier = tenant_check.tier) then 'tier'
-    when not exists (select from pg_catalog.pg_timezone_names as z where z.name = time_zone) then 'time_zone' end;
+    when not exists (select from pg_catalog.pg_timezone_names as z where z.name = time_zone)
+      then 'time_zone' end;
 begin
   if v_wrong is not null then
     raise exception using
       errcode = 'TN103',
       message = 'tenant_invalid',
       detail  = pg_catalog.jsonb_build_object('argument', v_wrong),
-      hint    = 'A name has 1 to 100 printable characters, a tier is a row of app.tiers, a time zone is one like Europe/Berlin.';
+      hint    =
+        'A name has 1 to 100 printable characters, a tier is a row of app.tiers, a time zone is one like Europe/Berlin.';
   end if;
 end
 $$;

@@ -20,8 +20,8 @@ end
 $$;
 
 comment on function app_private.tg_job_runs__audit is
-  'Writes every change of state to app.job_run_events, many rows at a time. The actor is the worker that claimed the run, '
-  'else the login. A statement on a single partition, which nothing here makes, would not be seen.';
+  'Writes every change of state to app.job_run_events, many rows at a time. The actor is the worker that claimed the '
+  'run, else the login. A statement on a single partition, which nothing here makes, would not be seen.';
 
 create or replace trigger _200_audit_insert
   after insert on app.job_runs

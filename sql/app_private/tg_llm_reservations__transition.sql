@@ -11,7 +11,8 @@ begin
     raise exception using
       errcode = 'LB201',
       message = 'reservation_closed',
-      detail  = pg_catalog.jsonb_build_object('reservation_id', old.id, 'status', old.status, 'wanted', new.status),
+      detail  = pg_catalog.jsonb_build_object('reservation_id', old.id, 'status', old.status,
+                  'wanted', new.status),
       hint    = 'A reservation ends once. What it cost is in app.llm_usage.';
   end if;
   if new.estimated_cost_nanousd <> old.estimated_cost_nanousd or new.price_ids <> old.price_ids then

@@ -14,4 +14,5 @@ comment on table app_private.ticket_keys is
 comment on column app_private.ticket_keys.kid is 'The number that a ticket names.';
 comment on column app_private.ticket_keys.ipad is 'Key xor 0x36, padded to 64 bytes.';
 comment on column app_private.ticket_keys.opad is 'Key xor 0x5c, padded to 64 bytes.';
-comment on column app_private.ticket_keys.not_after is 'When tickets of this key stop being accepted; null while it is in use.';
+comment on column app_private.ticket_keys.not_after is
+  'When tickets of this key stop being accepted; null while it is in use.';

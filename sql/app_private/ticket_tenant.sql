@@ -8,7 +8,8 @@ declare
   v_mac  bytea;
 begin
   if ticket is null
-    or ticket !~ '^v1\.[0-9]{1,9}\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[0-9]{1,9}\.[0-9]{1,12}\.[0-9a-f]{64}$'
+    or ticket !~
+      '^v1\.[0-9]{1,9}\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[0-9]{1,9}\.[0-9]{1,12}\.[0-9a-f]{64}$'
   then
     perform app_private.refuse('the ticket is missing or malformed');
   end if;

@@ -11,7 +11,8 @@ begin
     select (
       'run',
       pg_catalog.json_build_object('tenant_id', t.tenant_id, 'run_id', t.run_id),
-      null, t.available_at, 5, 'run:' || t.run_id || ':' || t.attempt, t.priority, null)::graphile_worker.job_spec
+      null, t.available_at, 5, 'run:' || t.run_id || ':' || t.attempt, t.priority,
+      null)::graphile_worker.job_spec
     from app_private.tokens_wanted(run_ids, tenant_ids) as t
     order by t.run_id));
 

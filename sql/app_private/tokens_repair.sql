@@ -37,8 +37,8 @@ end
 $$;
 
 comment on function app_private.tokens_repair is
-  'Queues the token of every run that has waited 15 s since it was due, among all tenants. A token that is still queued '
-  'replaces itself, so that losing one, or the whole queue, loses no run.';
+  'Queues the token of every run that has waited 15 s since it was due, among all tenants. A token that is still '
+  'queued replaces itself, so that losing one, or the whole queue, loses no run.';
 
 grant execute on function app_private.tokens_repair to holdfast_system;
 

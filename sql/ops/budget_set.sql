@@ -48,13 +48,14 @@ begin
             pg_catalog.jsonb_build_object('limit_usd', limit_usd, 'period', period, 'version', v_version));
   end if;
 
-  return query select tenant, period, app_private.usd(v_before.limit_nanousd), app_private.usd(v_limit), v_version;
+  return query
+  select tenant, period, app_private.usd(v_before.limit_nanousd), app_private.usd(v_limit), v_version;
 end
 $$;
 
 comment on function ops.budget_set is
-  'Sets what a tenant may spend on LLM calls per period, in US dollars, among all tenants; audited. A lower limit only stops '
-  'new calls. dry_run shows the change without making it. Raises TN101, VR201, OP101, OP102.';
+  'Sets what a tenant may spend on LLM calls per period, in US dollars, among all tenants; audited. A lower limit only '
+  'stops new calls. dry_run shows the change without making it. Raises TN101, VR201, OP101, OP102.';
 
 grant execute on function ops.budget_set to holdfast_ops;
 

@@ -7,7 +7,8 @@ from app.cost_imports as i
 join app.tenants as t on t.tenant_id = i.tenant_id
 order by i.id desc;
 
-comment on view ops.imports is 'Every cost file that was read, newest first: its data-quality flags, or why it was refused.';
+comment on view ops.imports is
+  'Every cost file that was read, newest first: its data-quality flags, or why it was refused.';
 
 grant select on ops.imports to holdfast_ops;
 

@@ -13,20 +13,24 @@ declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
 begin
   perform app_private.reason_check(reason);
-  if coalesce(pg_catalog.length(provider), 0) not between 1 and 200 or coalesce(pg_catalog.length(model), 0) not between 1 and 200
-    or not coalesce(input_usd_per_million between 0 and 100000 and output_usd_per_million between 0 and 100000, false)
+  if coalesce(pg_catalog.length(provider), 0) not between 1 and 200
+    or coalesce(pg_catalog.length(model), 0) not between 1 and 200
+    or not coalesce(input_usd_per_million between 0 and 100000
+      and output_usd_per_million between 0 and 100000, false)
     or not coalesce(cached_input_usd_per_million between 0 and input_usd_per_million, true)
   then
     raise exception using
       errcode = 'OP102',
       message = 'argument_invalid',
-      hint    = 'Prices are 0 to 100,000 US dollars per million tokens, and cached input costs no more than input.';
+      hint    =
+        'Prices are 0 to 100,000 US dollars per million tokens, and cached input costs no more than input.';
   end if;
 
   return query
   select w.unit, (select p.usd_per_million from app.llm_prices as p where p.provider = llm_price_set.provider
            and p.model = llm_price_set.model and p.unit = w.unit and p.valid @> v_now), w.price
-  from app_private.price_rows(input_usd_per_million, cached_input_usd_per_million, output_usd_per_million) as w;
+  from app_private.price_rows(input_usd_per_million, cached_input_usd_per_million,
+    output_usd_per_million) as w;
   if dry_run then
     return;
   end if;
@@ -37,18 +41,21 @@ begin
   where p.provider = llm_price_set.provider and p.model = llm_price_set.model and p.valid @> v_now;
 
   insert into app.llm_prices (provider, model, unit, usd_per_million, valid, source)
-  select llm_price_set.provider, llm_price_set.model, w.unit, w.price, tstzrange(v_now, null), 'ops: ' || session_user
-  from app_private.price_rows(input_usd_per_million, cached_input_usd_per_million, output_usd_per_million) as w;
+  select llm_price_set.provider, llm_price_set.model, w.unit, w.price, tstzrange(v_now, null),
+         'ops: ' || session_user
+  from app_private.price_rows(input_usd_per_million, cached_input_usd_per_million,
+    output_usd_per_million) as w;
 
   insert into ops.audit_log (action, subject, reason, after)
-  values ('llm_price_set', provider || '/' || model, reason, pg_catalog.jsonb_build_object('input', input_usd_per_million,
-    'cached_input', cached_input_usd_per_million, 'output', output_usd_per_million));
+  values ('llm_price_set', provider || '/' || model, reason,
+          pg_catalog.jsonb_build_object('input', input_usd_per_million,
+            'cached_input', cached_input_usd_per_million, 'output', output_usd_per_million));
 end
 $$;
 
 comment on function ops.llm_price_set is
-  'Sets the price of a model from now on, in US dollars per million tokens, for all tenants; audited. dry_run shows the '
-  'change without making it. Raises OP101, OP102.';
+  'Sets the price of a model from now on, in US dollars per million tokens, for all tenants; audited. dry_run shows '
+  'the change without making it. Raises OP101, OP102.';
 
 grant execute on function ops.llm_price_set to holdfast_ops;
 

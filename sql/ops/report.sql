@@ -17,10 +17,12 @@ left join lateral (
          mode() within group (order by d.billing_currency) as currency
   from app.cost_periods as p
   join app.cost_daily as d
-    on d.tenant_id = p.tenant_id and d.import_id = p.import_id and d.billing_period_start = p.billing_period_start
+    on d.tenant_id = p.tenant_id and d.import_id = p.import_id
+    and d.billing_period_start = p.billing_period_start
   where p.tenant_id = t.tenant_id) as c on true
 left join lateral (
-  select count(*) as findings from app.findings as f where f.tenant_id = t.tenant_id and f.state = 'open') as f on true
+  select count(*) as findings from app.findings as f
+  where f.tenant_id = t.tenant_id and f.state = 'open') as f on true
 left join lateral (
   select count(*) as currencies, min(p.currency) as currency, min(p.saving) as saving
   from (select f.currency, sum(f.monthly_saving) as saving from app.findings as f
@@ -35,7 +37,8 @@ left join lateral (
          trim_scale(sum(v.cost_nanousd) / 1000000000) as settled
   from app.llm_reservations as v where v.tenant_id = t.tenant_id and v.run_id = r.id) as m on true
 left join lateral (
-  select min(trim_scale((g.limit_nanousd - coalesce(p.spent_nanousd + p.reserved_nanousd + p.presumed_nanousd, 0))
+  select min(trim_scale((g.limit_nanousd
+           - coalesce(p.spent_nanousd + p.reserved_nanousd + p.presumed_nanousd, 0))
            / 1000000000.0)) as left_usd
   from app.llm_budgets as g
   left join app.llm_budget_periods as p
@@ -44,8 +47,9 @@ left join lateral (
 order by x.rank, t.name;
 
 comment on view ops.report is
-  'One line per tenant: cost lines and how many are flagged, open findings, what they could save a month, what the last '
-  'analysis reserved and cost in US dollars, what is left of the budget, and how it ended. saving is null where unknown.';
+  'One line per tenant: cost lines and how many are flagged, open findings, what they could save a month, what the '
+  'last analysis reserved and cost in US dollars, what is left of the budget, and how it ended. '
+  'saving is null where unknown.';
 
 grant select on ops.report to holdfast_ops;
 

@@ -32,7 +32,8 @@ begin
   values (v_tenant.tenant_id, app_private.nanousd(tenant_add.limit_usd));
 
   insert into ops.audit_log (action, subject, reason, after)
-  values ('tenant_add', name, reason, pg_catalog.to_jsonb(v_tenant) || pg_catalog.jsonb_build_object('limit_usd', limit_usd));
+  values ('tenant_add', name, reason,
+          pg_catalog.to_jsonb(v_tenant) || pg_catalog.jsonb_build_object('limit_usd', limit_usd));
 
   return query select v_tenant.tenant_id, v_tenant.name, v_tenant.tier, tenant_add.limit_usd;
 end

@@ -231,7 +231,7 @@ describe("it refuses", () => {
     ["a cost that is no number", { effective_cost: "twelve" }, "22P02"],
     ["a cost that is NaN", { effective_cost: "NaN" }, "23514"],
     ["a cost that is infinite", { billed_cost: "Infinity" }, "23514"],
-    ["no cost", { list_cost: null }, "23502"],
+    ["no cost", { effective_cost: null }, "23502"],
     ["a date that does not exist", { charge_period_start: "2026-02-30" }, "22008"],
     ["a date that is none", { charge_period_start: "yesterday-ish" }, "22007"],
     ["no period", { billing_period_start: null }, "23502"],
@@ -239,6 +239,7 @@ describe("it refuses", () => {
     ["a category that FOCUS does not know", { charge_category: "Refund" }, "23514"],
     ["tags that are no JSON", { tags: "{owner=me}" }, "22P02"],
     ["no currency", { billing_currency: null }, "23502"],
+    ["a currency that is no code", { billing_currency: "{{saving}}" }, "23514"],
     ["a line number twice", { line_no: 2 }, "23505"],
     ["no line number", { line_no: null }, "23502"],
   ])("%s: none of the batch is kept", async (_, cells, sqlstate) => {

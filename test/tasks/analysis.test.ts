@@ -62,7 +62,8 @@ async function analyse(tenantId: string, task: Task): Promise<Analysis> {
 const findings = (tenantId: string) =>
   sql<{ id: string; rank: number; headline: string; narrated_by: string; slots: Record<string, string> }>(
     database,
-    "select id, rank, headline, narrated_by, slots from app.findings where tenant_id = $1 and state = 'open' order by rank",
+    `select id, rank, headline, narrated_by, slots from app.findings
+     where tenant_id = $1 and state = 'open' order by rank`,
     [tenantId],
   );
 
@@ -146,7 +147,8 @@ test("a model that is silent costs the words, not the run: there is time left to
   await sql(
     database,
     `insert into app.llm_prices (provider, model, unit, usd_per_million, valid, source)
-     select $1, 'silent', unit, 1, tstzrange('2000-01-01', null), 'test' from unnest(array['input', 'output']) as unit`,
+     select $1, 'silent', unit, 1, tstzrange('2000-01-01', null), 'test'
+     from unnest(array['input', 'output']) as unit`,
     [provider.name],
   );
   const tenantId = withCosts;
