@@ -36,3 +36,12 @@ $$;
 grant holdfast_system to holdfast_owner;
 grant holdfast_owner  to holdfast_admin;
 grant holdfast_tenant to holdfast_service, holdfast_worker;
+
+-- Who makes the database for holdfast_owner must be a member of it; a superuser need not be.
+do $$
+begin
+  if not (select r.rolsuper from pg_catalog.pg_roles as r where r.rolname = current_user) then
+    execute pg_catalog.format('grant holdfast_owner to %I', current_user);
+  end if;
+end
+$$;

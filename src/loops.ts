@@ -49,7 +49,11 @@ function roundsOf(options: LoopOptions, ticks: Round["work"]): Round[] {
       name: "maintain",
       everyMs: 60 * MINUTE,
       deadlineMs: 5 * MINUTE,
-      work: (signal) => maintain(db, { signal, timeoutMs: 5 * MINUTE }),
+      work: async (signal) => {
+        // Each call is a short transaction; what is left is for the next one.
+        for (let swept = 1; swept > 0; )
+          ({ rowsSwept: swept } = await maintain(db, { signal, timeoutMs: MINUTE }));
+      },
     },
     { name: "schedule_tick", everyMs: options.tickEveryMs, deadlineMs: TICK_DEADLINE_MS, work: ticks },
     {

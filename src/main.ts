@@ -1,11 +1,13 @@
 // The command line. `npm start`, `npm run api`, `npm run worker` and `npm run db:migrate` all come here.
 import { existsSync } from "node:fs";
+import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { type Config, readConfig } from "./config.ts";
 import { AppError } from "./errors.ts";
 import { createLog } from "./log.ts";
 import { migrateDatabase } from "./migrate.ts";
 import { openDb, processMetrics, startApi, startWork, VERSION } from "./parts.ts";
+import { isDatabaseAway } from "./problem.ts";
 import { Progress } from "./progress.ts";
 import { start } from "./start.ts";
 
@@ -22,25 +24,26 @@ const HELP = `holdfast ${VERSION}
   npm run api                     the HTTP endpoint alone (login holdfast_service)
   npm run worker                  the worker alone (login holdfast_worker)
 
-Settings come from the environment; .env.example lists them all. Exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`;
+Settings come from the environment; .env.example lists them all. Exit: 0 done, 1 failed, 2 wrong usage, 130 ended before the report.`;
 
 /** How long an end may take before the process goes without it, in ms: the worker's drain is 20 s of it. */
 const STOP_MS = 45_000;
+const SAME_WISH_MS = 1_000;
 
 const stopping = new AbortController();
-const commands: Record<string, (options: Options) => Promise<void>> = {
-  start: runStart,
-  api: runApi,
-  worker: runWorker,
-  migrate: runMigrate,
-};
+const commands = new Map<string, (options: Options) => Promise<void>>([
+  ["start", runStart],
+  ["api", runApi],
+  ["worker", runWorker],
+  ["migrate", runMigrate],
+]);
 
 type Options = ReturnType<typeof readOptions>["values"];
 
 if (existsSync(".env")) process.loadEnvFile(".env");
 try {
   const { positionals, values } = readOptions();
-  const command = commands[positionals[0] ?? "start"];
+  const command = commands.get(positionals[0] ?? "start");
   if (values.help) process.stdout.write(`${HELP}\n`);
   else if (values.version) process.stdout.write(`${VERSION}\n`);
   else if (command === undefined || positionals.length > 1)
@@ -79,15 +82,17 @@ async function runStart(options: Options): Promise<void> {
   const config = readConfig("all");
   const progress = new Progress();
   const log = createLog({ level: config.logLevel, part: "all", destination: progress.log });
-  const { once, json, import: importFile, tenant } = options;
+  const { once, json, import: given, tenant } = options;
   const sample = !options["no-sample"];
-  await start({
+  const importFile = given === undefined ? undefined : resolve(process.env["INIT_CWD"] ?? ".", given);
+  const reported = await start({
     config,
     log,
     progress,
     signal: stopping.signal,
     options: { once, json, sample, importFile, tenant },
   });
+  if (!reported) process.exitCode = 130;
 }
 
 async function runApi(): Promise<void> {
@@ -126,15 +131,22 @@ async function runMigrate(): Promise<void> {
   log.info("migrated");
 }
 
-/** The first signal ends in order, the second at once. */
+/**
+ * The first signal ends in order, a later one at once. Ctrl-C reaches this process twice, from the terminal and from npm,
+ * so what comes within a second of the first is the same wish. A reader that went away is a wish to end, too.
+ */
 function endOnSignals(): void {
-  for (const signal of ["SIGINT", "SIGTERM"] as const) {
-    process.on(signal, () => {
-      if (stopping.signal.aborted) process.exit(130);
-      stopping.abort(new Error(signal));
-      setTimeout(() => process.exit(1), STOP_MS).unref();
-    });
-  }
+  let first = Number.POSITIVE_INFINITY;
+  const end = (cause: string) => {
+    if (Date.now() - first > SAME_WISH_MS) process.exit(130);
+    if (stopping.signal.aborted) return;
+    first = Date.now();
+    stopping.abort(new Error(cause));
+    setTimeout(() => process.exit(1), STOP_MS).unref();
+  };
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => end(signal));
+  for (const stream of [process.stdout, process.stderr])
+    stream.on("error", () => stopping.abort(new Error("EPIPE")));
 }
 
 function stopped(): Promise<void> {
@@ -152,10 +164,31 @@ function usage(message: string): never {
 /** What a person can act on is said in words; anything else is a bug, and its stack is shown. */
 function fail(error: unknown): void {
   process.exitCode = 1;
-  if (error instanceof AppError) {
-    const said = error.message === error.code ? error.code : `${error.code}: ${error.message}`;
-    process.stderr.write(`${said}\n${error.hint === undefined ? "" : `${error.hint}\n`}`);
+  const known = isRefusedByDatabase(error) ? noDatabase(error) : error;
+  if (known instanceof AppError) {
+    const said = known.message === known.code ? known.code : `${known.code}: ${known.message}`;
+    const facts =
+      known.message === known.code && Object.keys(known.detail).length > 0
+        ? ` ${JSON.stringify(known.detail)}`
+        : "";
+    process.stderr.write(`${said}${facts}\n${known.hint === undefined ? "" : `${known.hint}\n`}`);
   } else {
-    process.stderr.write(`${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
+    process.stderr.write(`${known instanceof Error ? (known.stack ?? known.message) : String(known)}\n`);
   }
+}
+
+/** Away, or it does not know the login, the password or the database: class 28, 3D000. */
+function isRefusedByDatabase(error: unknown): error is Error & { code?: string } {
+  return (
+    isDatabaseAway(error) ||
+    (error instanceof Error && /^(28|3D)...$/.test(String((error as { code?: string }).code)))
+  );
+}
+
+function noDatabase(error: Error & { code?: string }): AppError {
+  return new AppError("service_unavailable", {
+    message: `the database cannot be used: ${error.message || error.code}`,
+    hint: "See that it runs, and that DATABASE_URL has the host, port, login, password and database of it.",
+    cause: error,
+  });
 }

@@ -1,7 +1,9 @@
 // From an empty server to a migrated database, and from any earlier migration to the newest.
 import { readFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
 import { Logger as MigrateLogger } from "@graphile/logger";
 import { current, migrate } from "graphile-migrate";
+import { clearAllPools } from "graphile-migrate/dist/pgReal.js";
 import { Logger as QueueLogger, runMigrations } from "graphile-worker";
 import pg from "pg";
 import type { Log } from "./log.ts";
@@ -13,7 +15,7 @@ const OWNER = "holdfast_owner";
 
 /** A file of the project, by its path from the top. */
 export function projectFile(path: string): string {
-  return new URL(path, PROJECT).pathname;
+  return fileURLToPath(new URL(path, PROJECT));
 }
 
 /**
@@ -75,6 +77,8 @@ async function migrateLocked(
     ...migrateSettings(connectionString),
     logger: new MigrateLogger(quietly(log)),
   });
+  // It keeps a connection for a while, and ends this process when the server is stopped under it.
+  clearAllPools();
   await client.query(await readFile(projectFile("sql/worker_grants.sql"), "utf8"));
   await registerTicketKey(client, ticketKey);
   await client.query("select app_private.partitions_make()");

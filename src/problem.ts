@@ -81,7 +81,8 @@ function edgeError(error: unknown): AppError {
   return new AppError(isRefusal ? "invalid_request" : "internal_error");
 }
 
-function isDatabaseAway(error: unknown): boolean {
+/** Whether an error says that the database cannot be used now: it is away, full, or gave up. */
+export function isDatabaseAway(error: unknown): boolean {
   if (!(error instanceof Error)) return false;
   if (error.name === "TimeoutError") return true;
   const code = "code" in error ? String(error.code) : "";

@@ -5,7 +5,7 @@ import type { Db } from "./db.ts";
 import { importFocus } from "./imports.ts";
 import type { Progress } from "./progress.ts";
 import type { Ops } from "./report.ts";
-import { sampleTenants, writeSample } from "./sample.ts";
+import { type SampleTenant, sampleTenants, writeSample } from "./sample.ts";
 import { tenantAdd, tenantsList } from "./tenants.ts";
 
 /**
@@ -19,32 +19,41 @@ export async function addSampleTenants(given: {
   progress: Progress;
   signal: AbortSignal;
 }): Promise<number> {
-  const { db, ops, progress, signal } = given;
+  const { ops } = given;
+  const directory = join(given.directory, "sample");
+  await rm(directory, { recursive: true, force: true }); // of a start that was killed
   const present = await tenantsList(ops);
   if (present.length > 0 && !present.some((tenant) => tenant.sample)) return 0;
 
-  const samples = sampleTenants(today()).filter(
+  const missing = sampleTenants(today()).filter(
     (sample) => !present.some((tenant) => tenant.tenant === sample.name && tenant.imported),
   );
-  if (samples.length === 0) return 0;
-  const directory = join(given.directory, "sample");
+  if (missing.length === 0) return 0;
   await mkdir(directory, { recursive: true, mode: 0o700 });
-  for (const [done, sample] of samples.entries()) {
-    signal.throwIfAborted();
-    progress.advance("Sample tenants imported", done, samples.length);
-    const tenantId =
-      present.find((tenant) => tenant.tenant === sample.name)?.tenant_id ??
-      (await tenantAdd(
-        ops,
-        { ...sample, limitUsd: sample.monthlyBudgetUsd, sample: true },
-        "sample of the first start",
-      ));
-    const { path } = await writeSample(sample, directory);
-    await importFocus(db, tenantId, { path, source: "sample", signal });
+  try {
+    for (const [done, sample] of missing.entries()) {
+      given.progress.advance("Sample tenants imported", done, missing.length);
+      const known = present.find((tenant) => tenant.tenant === sample.name)?.tenant_id;
+      await addSample(given, sample, known, directory);
+    }
+  } finally {
+    await rm(directory, { recursive: true });
   }
-  await rm(directory, { recursive: true });
-  progress.advance("Sample tenants imported", samples.length, samples.length);
-  return samples.length;
+  given.progress.advance("Sample tenants imported", missing.length, missing.length);
+  return missing.length;
+}
+
+async function addSample(
+  { db, ops, signal }: { db: Db; ops: Ops; signal: AbortSignal },
+  sample: SampleTenant,
+  known: string | undefined,
+  directory: string,
+): Promise<void> {
+  signal.throwIfAborted();
+  const tenant = { ...sample, limitUsd: sample.monthlyBudgetUsd, sample: true };
+  const tenantId = known ?? (await tenantAdd(ops, tenant, "sample of the first start"));
+  const { path } = await writeSample(sample, directory);
+  await importFocus(db, tenantId, { path, source: "sample", signal });
 }
 
 /** Bills end where today begins, in UTC. */

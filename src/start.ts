@@ -42,63 +42,78 @@ type Context = {
   signal: AbortSignal;
 };
 
-/** Runs until the report is printed (`once`) or `signal` is aborted; then drains, and stops the server last. */
-export async function start(context: Context): Promise<void> {
-  const { config, log, progress, signal } = context;
+/** What runs; `fatal` rejects when the queue can go on no longer. */
+type System = { server: Server; ops: Ops; work: Db; worker: Worker; api: Api; fatal: Promise<never> };
+
+/**
+ * Runs until the report is printed (`once`) or `signal` is aborted; then drains, and stops the server last. Answers
+ * whether the report was printed.
+ */
+export async function start(context: Context): Promise<boolean> {
+  const { options, log, progress, signal } = context;
   const closing: (() => Promise<unknown>)[] = [];
+  let reported = false;
   try {
-    const server = await openServer(config, log, progress, signal);
-    closing.unshift(() => server.stop());
-    await run(context, server, closing);
+    const system = await open(context, closing);
+    await Promise.race([report(context, system), system.fatal]);
+    reported = true;
+    if (!options.once) {
+      if (!options.json) process.stdout.write(await whatNow(context.config, system));
+      await Promise.race([untilAborted(signal), system.fatal]);
+    }
   } catch (error) {
     if (!signal.aborted) throw error;
   } finally {
     progress.clear();
     // The newest first: nothing is taken away from under what still uses it.
-    for (const close of closing)
+    for (const close of closing) {
       await close().catch((error: unknown) => log.error({ err: error }, "stop_failed"));
+    }
   }
+  return reported;
 }
 
-async function run(context: Context, server: Server, closing: (() => Promise<unknown>)[]): Promise<void> {
-  const { config, options, log, progress, signal } = context;
+/** Starts everything, and imports what there is to import before the first run. `closing` learns how each part ends. */
+async function open(context: Context, closing: (() => Promise<unknown>)[]): Promise<System> {
+  const { config, log, progress, signal } = context;
+  const server = await openServer(config, log, progress, signal);
+  closing.unshift(() => server.stop());
   const metrics = processMetrics();
   const service = await openDb(config, { name: "service", url: server.url("holdfast_service") }, metrics);
   closing.unshift(() => service.pool.end());
-  const work = await openDb(config, { name: "worker", url: server.url("holdfast_worker") }, metrics);
+  const workerUrl = server.url("holdfast_worker");
+  const work = await openDb(config, { name: "worker", url: workerUrl }, metrics);
   closing.unshift(() => work.pool.end());
+  const opsUrl = server.url("holdfast_ops");
   const ops: Ops = {
-    pool: createPool({
-      connectionString: server.url("holdfast_ops"),
-      max: 2,
-      application_name: "holdfast_ops",
-    }),
+    pool: createPool({ connectionString: opsUrl, max: 2, application_name: "holdfast_ops" }),
   };
   closing.unshift(() => ops.pool.end());
 
   const imported = await importFirst(context, work, ops);
-  const fatal = Promise.withResolvers<never>();
-  const worker = await startWork(config, {
-    db: work,
-    workerUrl: server.url("holdfast_worker"),
-    log,
-    metrics,
-    onFatal: fatal.reject,
-  });
+  const { promise: fatal, reject } = Promise.withResolvers<never>();
+  fatal.catch(() => {}); // heard in the races of start
+  const worker = await startWork(config, { db: work, workerUrl, log, metrics, onFatal: reject });
   closing.unshift(() => worker.stop());
   const api = await listen(context, service, metrics);
   closing.unshift(() => api.stop());
+  await worker.tickNow();
+  if (imported !== undefined) await analyse(context, work, ops, imported);
+  return { server, ops, work, worker, api, fatal };
+}
 
-  const ended = (async () => {
-    await analyseAll(context, worker, work, ops, imported);
-    const report = await (options.json ? reportJson(ops) : reportTable(ops));
-    progress.clear();
-    process.stdout.write(`${report}\n`);
-    if (options.once) return;
-    if (!options.json) process.stdout.write(await whatNow(config, server, api, ops));
-    await untilAborted(signal);
-  })();
-  await Promise.race([ended, fatal.promise]);
+/** Waits until every run that is due has ended, and prints how things stand. */
+async function report({ options, progress, signal }: Context, { ops }: System): Promise<void> {
+  for (let total: number | undefined; ; ) {
+    const { live } = await runsLeft(ops);
+    total ??= live;
+    if (total > 0) progress.advance("Analyses ended", Math.max(0, total - live), total);
+    if (live === 0) break;
+    await sleep(150, undefined, { signal });
+  }
+  const text = await (options.json ? reportJson(ops) : reportTable(ops));
+  progress.clear();
+  process.stdout.write(`${text}\n`);
 }
 
 /** The sample, and the file of the user's own. Answers the tenant whose file it was. */
@@ -121,28 +136,7 @@ async function importFirst(context: Context, db: Db, ops: Ops): Promise<string |
   return tenantId;
 }
 
-/** Waits until every run that is due has ended. A file that was just imported is analysed whether or not it is due. */
-async function analyseAll(
-  context: Context,
-  worker: Worker,
-  db: Db,
-  ops: Ops,
-  imported: string | undefined,
-): Promise<void> {
-  const { progress, signal } = context;
-  const before = await runsLeft(ops);
-  await worker.tickNow();
-  if (imported !== undefined) await analyse(context, db, ops, imported);
-  for (;;) {
-    const { live, ended } = await runsLeft(ops);
-    const total = live + ended - before.ended;
-    if (total > 0) progress.advance("Analyses ended", total - live, total);
-    if (live === 0) return;
-    await sleep(150, undefined, { signal });
-  }
-}
-
-/** Asks for an analysis of a tenant, unless the tick has made one. */
+/** Asks for an analysis of the tenant whose file was imported, unless the tick has made one. */
 async function analyse(context: Context, db: Db, ops: Ops, tenantId: string): Promise<void> {
   if ((await runsLeft(ops, tenantId)).live > 0) return;
   const { name, model } = providerOf(context.config.llm);
@@ -173,11 +167,11 @@ async function listen(context: Context, db: Db, metrics: Metrics): Promise<Api> 
 }
 
 /** The lines after the report: where it is, and a `curl` and a `psql` that work as they stand. */
-async function whatNow(config: Config<"all">, server: Server, api: Api, ops: Ops): Promise<string> {
+async function whatNow(config: Config<"all">, { server, api, ops }: System): Promise<string> {
   const [tenant] = await tenantsList(ops);
   const login = { host: server.host, port: server.port, database: server.database, user: "holdfast_ops" };
   const pgpass = writePgpass(config.directory, { ...login, password: server.password("holdfast_ops") });
-  const psql = `PGPASSFILE=${quoted(relative(".", pgpass))} psql -h ${login.host} -p ${login.port} -U ${login.user} -d ${login.database}`;
+  const psql = `PGPASSFILE=${quoted(shortest(pgpass))} psql -h ${login.host} -p ${login.port} -U ${login.user} -d ${login.database}`;
   const lines = ["", `holdfast serves on ${api.url} until Ctrl-C.`, ""];
   if (tenant !== undefined) {
     const token = await mintToken(config, {
@@ -194,6 +188,12 @@ async function whatNow(config: Config<"all">, server: Server, api: Api, ops: Ops
   lines.push("Every tenant's, in psql (select * from ops.help shows more):");
   lines.push(`  ${psql} -c 'select tenant, severity, saving, cur, headline from ops.findings limit 20'`, "");
   return `${lines.join("\n")}\n`;
+}
+
+/** From the folder in which the user typed the command, where it is below that. */
+function shortest(path: string): string {
+  const below = relative(process.env["INIT_CWD"] ?? ".", path);
+  return below.startsWith("..") ? path : below;
 }
 
 function quoted(path: string): string {

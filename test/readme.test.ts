@@ -21,10 +21,12 @@ const hasPsql = await run("psql", ["--version"]).then(
 
 /** The blocks of one language, each with its first line as a name. */
 function blocks(language: string): { name: string; text: string }[] {
-  return [...readme.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\`$`, "gms"))].map(([, text = ""]) => ({
-    name: text.split("\n", 1)[0] ?? "",
-    text,
-  }));
+  return [...readme.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\`$`, "gms"))].map(
+    ([, text = ""]) => ({
+      name: text.split("\n", 1)[0] ?? "",
+      text,
+    }),
+  );
 }
 
 /** As psql takes it: a URL over TCP, or the parameters of a Unix socket. */
@@ -38,7 +40,10 @@ function administratorUrl(): string {
 describe("sql blocks", () => {
   beforeAll(async () => {
     const { tenantId } = await database.addTenant();
-    await importFocus(database.worker, tenantId, { path: projectFile("test/data/focus_small.csv"), source: "test" });
+    await importFocus(database.worker, tenantId, {
+      path: projectFile("test/data/focus_small.csv"),
+      source: "test",
+    });
   });
 
   test.each(blocks("sql"))("$name", async ({ text }) => {
@@ -54,7 +59,9 @@ describe("sh blocks", () => {
     directory = await mkdtemp(join(tmpdir(), "holdfast-readme-"));
   });
   afterAll(async () => {
-    await withClient(server.administrator, (client) => client.query(`drop database if exists ${created} with (force)`));
+    await withClient(server.administrator, (client) =>
+      client.query(`drop database if exists ${created} with (force)`),
+    );
     await rm(directory, { recursive: true });
   });
 
@@ -91,7 +98,9 @@ test("every npm script that the README names is there", async () => {
 });
 
 test("every file that the README names is there", async () => {
-  const named = [...readme.matchAll(/`((?:sql|src|test|tasks|migrations)\/[\w./]+\.\w+)`/g)].map(([, path]) => path!);
+  const named = [...readme.matchAll(/`((?:sql|src|test|tasks|migrations)\/[\w./]+\.\w+)`/g)].map(
+    ([, path]) => path!,
+  );
   expect(named.length).toBeGreaterThan(10);
   await Promise.all(named.map((path) => readFile(projectFile(path))));
 });

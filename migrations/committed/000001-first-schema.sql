@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:dae9c0c8b853356a025e3e3adb7b1acc132feb33
+--! Hash: sha1:e384a515f6a39c0a150985cd7d42b6db49c29a04
 --! Message: first schema
 
 --! Included index.sql
@@ -476,7 +476,8 @@ create table if not exists app.tenants (
   constraint tenants_tier_fkey foreign key (tier) references app.tiers (tier) on delete restrict,
   constraint tenants_status_known check (status in ('ACTIVE', 'SUSPENDED')),
   constraint tenants_version_positive check (version >= 1),
-  constraint tenants_required_tags_bounded check (cardinality(required_tags) <= 20)
+  constraint tenants_required_tags_bounded check (
+    cardinality(required_tags) <= 20 and array_position(required_tags, null) is null)
 );
 
 create index if not exists tenants_tier_shard_idx on app.tenants (tier, shard);
@@ -816,6 +817,8 @@ create table if not exists app.cost_lines (
     references app.cost_imports (tenant_id, id) on delete restrict,
   constraint cost_lines_charge_category_known
     check (charge_category in ('Usage', 'Purchase', 'Tax', 'Credit', 'Adjustment')),
+  -- It reaches headlines and the model.
+  constraint cost_lines_billing_currency_code check (billing_currency ~ '^[A-Z]{3}$'),
   constraint cost_lines_billing_period_not_empty check (billing_period_end > billing_period_start),
   constraint cost_lines_charge_period_not_empty check (charge_period_end > charge_period_start),
   constraint cost_lines_billed_cost_finite check (billed_cost > '-Infinity' and billed_cost < 'Infinity'),
@@ -1763,19 +1766,31 @@ create or replace trigger _100_transition
 --! Included app_private/period_bounds.sql
 create or replace function app_private.period_bounds(period text, time_zone text, at timestamptz)
 returns table (period_start timestamptz, period_end timestamptz)
-language sql
+language plpgsql
 stable
 set search_path = ''
 as $$
-  select case when period = 'total' then '-infinity' else pg_catalog.date_trunc(period, at, time_zone) end,
-         case when period = 'total' then 'infinity'
-              else (pg_catalog.date_trunc(period, at at time zone time_zone) + ('1 ' || period)::interval)
-                at time zone time_zone end
+declare
+  v_begin timestamp;
+begin
+  if period = 'total' then
+    return query select '-infinity'::timestamptz, 'infinity'::timestamptz;
+    return;
+  end if;
+
+  v_begin := pg_catalog.date_trunc(period, at at time zone time_zone);
+  -- Where clocks go back over midnight, that midnight comes twice and Postgres reads the second one: in the hour between
+  -- them the period of the day before still runs.
+  if v_begin at time zone time_zone > at then
+    v_begin := pg_catalog.date_trunc(period, v_begin - interval '1 microsecond');
+  end if;
+  return query
+  select v_begin at time zone time_zone, (v_begin + ('1 ' || period)::interval) at time zone time_zone;
+end
 $$;
 
 comment on function app_private.period_bounds is
-  'First moment of the day, week or month around a moment in a time zone, and the first moment after it; '
-  'total is endless.';
+  'First moment of the day, week or month around a moment in a time zone, and the first moment after it; total is endless.';
 
 grant execute on function app_private.period_bounds to holdfast_system;
 --! EndIncluded app_private/period_bounds.sql
@@ -1910,9 +1925,12 @@ as $$
 declare
   v_tight record;
 begin
-  select h.* into v_tight
+  -- The most lasting reason is told: who is told to wait for calls in flight must not wait for ever.
+  select h.*, min(h.left_nanousd) over () as least_nanousd, min(h.limit_nanousd) over () = 0 as blocked
+  into v_tight
   from app_private.llm_headroom(tenant_id, at) as h
-  order by (h.limit_nanousd = 0) desc, h.left_nanousd, h.budget_id
+  order by (h.limit_nanousd = 0) desc, (needed_nanousd > h.limit_nanousd) desc,
+           (h.spent_nanousd + h.presumed_nanousd + needed_nanousd > h.limit_nanousd) desc, h.left_nanousd, h.budget_id
   limit 1;
 
   raise exception using
@@ -1931,8 +1949,8 @@ begin
       'reserved_nanousd', v_tight.reserved_nanousd::text, 'presumed_nanousd', v_tight.presumed_nanousd::text,
       'needed_nanousd', needed_nanousd::text,
       'max_affordable_output_tokens', case
-        when v_tight.limit_nanousd > 0 and output_rate > 0
-        then greatest(0, floor((v_tight.left_nanousd - input_nanousd) / (1000 * output_rate))) else 0 end),
+        when not v_tight.blocked and output_rate > 0
+        then greatest(0, floor((v_tight.least_nanousd - input_nanousd) / (1000 * output_rate))) else 0 end),
     hint = case
       when v_tight is null then
         'The tenant has no budget. In psql: select * from ops.budget_set(tenant => …, limit_usd => …, reason => …);'
@@ -2489,10 +2507,16 @@ begin
   union all
   select 'applied_has_one_usage', r.tenant_id, to_jsonb(r)
   from app.llm_reservations as r
-  where (r.status = 'APPLIED')::integer is distinct from (
-    select count(*)::integer from app.llm_usage as u
-    where u.tenant_id = r.tenant_id and u.reservation_id = r.id
-      and u.cost_nanousd is not distinct from r.cost_nanousd);
+  left join lateral (
+    select count(*) as rows, sum(u.cost_nanousd) as cost
+    from app.llm_usage as u
+    where u.tenant_id = r.tenant_id and u.reservation_id = r.id) as x on true
+  where (x.rows, x.cost) is distinct from ((r.status = 'APPLIED')::integer, r.cost_nanousd)
+  union all
+  select 'usage_has_a_reservation', u.tenant_id, to_jsonb(u)
+  from app.llm_usage as u
+  where not exists (
+    select from app.llm_reservations as r where r.tenant_id = u.tenant_id and r.id = u.reservation_id);
 end
 $$;
 
@@ -2889,12 +2913,13 @@ begin
   with late as materialized (
     select r.tenant_id, r.id
     from app.job_runs as r
+    join app.tenants as t on t.tenant_id = r.tenant_id and t.status = 'ACTIVE'
     where r.state in ('PENDING', 'FAILED')
       and r.available_at < pg_catalog.clock_timestamp() - interval '15 seconds'
       and r.token_at < pg_catalog.clock_timestamp() - interval '15 seconds'
     order by r.available_at
     limit max_rows
-    for no key update skip locked
+    for no key update of r skip locked
   ),
   marked as (
     update app.job_runs as r
@@ -3255,6 +3280,7 @@ begin
   join app.job_kinds as k on k.kind = x.kind
   cross join lateral (select case
     when x.failure_count >= k.max_retries or job_fail.error_code = any (k.non_retryable_codes)
+      or job_fail.error_code ~ '^sqlstate_(22|23|42)'  -- the same data would fail again
     then 'DEAD_LETTER'
     else 'FAILED' end as state) as v
   where x.tenant_id = job_fail.tenant_id
@@ -3531,15 +3557,14 @@ declare
   v_text text := template;
 begin
   for v_slot in select s.key, s.value from pg_catalog.jsonb_each_text(slots) as s loop
-    v_text := pg_catalog.replace(v_text, '{{' || v_slot.key || '}}', v_slot.value);
+    v_text := pg_catalog.replace(v_text, '{{' || v_slot.key || '}}', coalesce(v_slot.value, ''));
   end loop;
   return v_text;
 end
 $$;
 
 comment on function app_private.render is
-  'Puts the values of slots into {{name}} of a text. Rendered when it is read, '
-  'so that corrected data correct the prose.';
+  'Puts the values of slots into {{name}} of a text. Rendered when it is read, so that corrected data correct the prose.';
 
 grant execute on function app_private.render to holdfast_system, holdfast_ops;
 --! EndIncluded app_private/render.sql
@@ -3597,37 +3622,35 @@ stable
 set search_path = ''
 as $$
   with daily as materialized (
+    -- A day that has not come is an error of the export; it must not move the days that are looked at.
     select d.provider_name, d.sub_account_id, max(d.sub_account_name) as sub_account_name, d.service_name,
            d.region_id, d.billing_currency, d.day, sum(d.effective_cost) as cost,
-           sum(d.doubtful_count) > 0.05 * sum(d.line_count) as doubtful
+           sum(d.doubtful_count) > 0.05 * sum(d.line_count) as doubtful,
+           dense_rank() over (order by d.provider_name, d.sub_account_id, d.service_name, d.region_id,
+             d.billing_currency) as series_id,
+           max(d.day) over (partition by d.provider_name) as last_day
     from app.cost_daily_current as d
-    where d.tenant_id = $1 and d.charge_category = 'Usage' and not d.correction
+    where d.tenant_id = $1
+      and d.charge_category = 'Usage'
+      and not d.correction
+      and d.day <= (now() at time zone 'UTC')::date
     group by d.provider_name, d.sub_account_id, d.service_name, d.region_id, d.billing_currency, d.day
   ),
-  bounds as (
-    select max(x.day) as last_day from daily as x
-  ),
   series as (
-    select s.*, row_number() over () as series_id
-    from (select x.provider_name, x.sub_account_id, max(x.sub_account_name) as sub_account_name,
-                 x.service_name, x.region_id, x.billing_currency, min(x.day) as first_day
-          from daily as x
-          group by x.provider_name, x.sub_account_id, x.service_name, x.region_id, x.billing_currency) as s
+    select x.series_id, x.provider_name, x.sub_account_id, max(x.sub_account_name) as sub_account_name,
+           x.service_name, x.region_id, x.billing_currency, min(x.day) as first_day, max(x.last_day) as last_day
+    from daily as x
+    group by x.series_id, x.provider_name, x.sub_account_id, x.service_name, x.region_id, x.billing_currency
   ),
   dense as materialized (
     -- A day without a line cost nothing; it must not be missing from the baseline.
-    select s.series_id, g.day::date as day, extract(isodow from g.day) >= 6 as weekend,
+    select s.series_id, s.last_day, g.day::date as day, extract(isodow from g.day) >= 6 as weekend,
            coalesce(x.cost, 0) as cost, coalesce(x.doubtful, false) as doubtful
     from series as s
-    cross join bounds as b
     cross join lateral generate_series(
-      greatest(s.first_day, b.last_day - scored_days - 41)::timestamp, b.last_day::timestamp,
+      greatest(s.first_day, s.last_day - scored_days - 41)::timestamp, s.last_day::timestamp,
       interval '1 day') as g (day)
-    left join daily as x
-      on x.day = g.day::date
-      and (x.provider_name, x.sub_account_id, x.service_name, x.region_id, x.billing_currency)
-        is not distinct from
-          (s.provider_name, s.sub_account_id, s.service_name, s.region_id, s.billing_currency)
+    left join daily as x on x.series_id = s.series_id and x.day = g.day::date
   ),
   costs as (
     select x.series_id, x.weekend, array_agg(x.day order by x.day) as days,
@@ -3636,30 +3659,29 @@ as $$
     group by x.series_id, x.weekend
   ),
   scored as (
-    select x.series_id, x.day, x.cost, x.doubtful, m.median, m.mad, m.points
+    select x.series_id, x.day, x.cost, x.doubtful, m.median, m.points,
+           1.4826 * greatest(m.mad, 0.067 * m.median, 0.01) as spread
     from dense as x
-    join bounds as b on x.day > b.last_day - scored_days
     join costs as c on c.series_id = x.series_id and c.weekend = x.weekend
     cross join lateral app_private.median_and_mad(c.days, c.costs, x.day - 42, x.day - 1) as m
-    where x.cost > 0
+    where x.day > x.last_day - scored_days and x.cost >= 5
   )
   select s.provider_name, s.sub_account_id, s.sub_account_name, s.service_name, s.region_id,
-         s.billing_currency, x.day, x.cost, x.median, x.cost - x.median,
-         (x.cost - x.median) / (1.4826 * greatest(x.mad, 0.067 * x.median, 0.01)), x.doubtful, b.last_day
+         s.billing_currency, x.day, x.cost, x.median, x.cost - x.median, (x.cost - x.median) / x.spread,
+         x.doubtful, s.last_day
   from scored as x
   join series as s on s.series_id = x.series_id
-  cross join bounds as b
   where x.points >= 6
     and x.cost - x.median >= greatest(5, 0.25 * x.median)
-    and x.cost - x.median >= 4 * 1.4826 * greatest(x.mad, 0.067 * x.median, 0.01)
+    and x.cost - x.median >= 4 * x.spread
 $$;
 
 comment on function app_private.cost_anomaly_days is
   'Days of the last scored_days whose Usage cost stands out in its series (provider, sub-account, service, region, '
   'currency): robust z >= 4 against the same class of days (weekdays, weekends) of the 42 days before, where z = '
   '(cost - median) / (1.4826 x MAD) and the MAD is at least 6.7 percent of the median; and an excess of at least 5 '
-  'units of money and 25 percent. Source of the rule: Leys et al. '
-  '2013 (median absolute deviation), with floors of our own.';
+  'units of money and 25 percent. The last day is that of the provider, for providers do not export at the same hour. '
+  'Source of the rule: Leys et al. 2013 (median absolute deviation), with floors of our own.';
 --! EndIncluded app_private/cost_anomaly_days.sql
 --! Included app_private/cost_anomaly_slots.sql
 create or replace function app_private.cost_anomaly_slots(
@@ -3691,7 +3713,8 @@ stable
 set search_path = ''
 as $$
   with days as (
-    select * from app_private.cost_anomaly_days($1)
+    -- Twice the days that are reported: the first day of an anomaly, which names it, must not leave the window.
+    select * from app_private.cost_anomaly_days($1, scored_days => 60)
   ),
   numbered as (
     -- Days that are flagged one after the other, with gaps of at most two, are one anomaly.
@@ -3712,10 +3735,11 @@ as $$
            count(*) >= 3 and max(n.day) >= max(n.last_data_day) - 1 as running
     from numbered as n
     group by n.provider_name, n.sub_account_id, n.service_name, n.region_id, n.currency, n.island
+    having max(n.day) > max(n.last_data_day) - 30
   )
   select 'cost_anomaly', 1,
-         concat_ws(':', 'cost_anomaly', i.provider_name, i.sub_account_id, i.service_name, i.region_id,
-           i.currency, i.first_day),
+         'cost_anomaly:' || md5(jsonb_build_array(i.provider_name, i.sub_account_id, i.service_name, i.region_id,
+           i.currency, i.first_day)::text),
          jsonb_strip_nulls(jsonb_build_object('provider', i.provider_name, 'sub_account', i.sub_account_id,
            'sub_account_name', i.sub_account_name, 'service', i.service_name, 'region', i.region_id)),
          app_private.severity_of(case when i.running then i.excess_per_day * 30.4375 else i.excess end),
@@ -3744,8 +3768,8 @@ as $$
 $$;
 
 comment on function app_private.detect_cost_anomaly is
-  'Runs of days that cost more than the days like them before (app_private.cost_anomaly_days), one finding for each. '
-  'One that lasts three days and still stands has a modelled saving: its excess per day x 30.4375. '
+  'Runs of days that cost more than the days like them before (app_private.cost_anomaly_days), one finding for each that '
+  'reaches into the last 30 days of its provider''s data. One that lasts three days and still stands has a modelled saving: its excess per day x 30.4375. '
   'A spike that is over has none.';
 --! EndIncluded app_private/detect_cost_anomaly.sql
 --! Included app_private/detect_untagged_spend.sql
@@ -3757,9 +3781,10 @@ set search_path = ''
 set timezone = 'UTC'
 as $$
   with latest as (
+    -- A day that has not come is an error of the export.
     select max(d.day) as day
     from app.cost_daily_current as d
-    where d.tenant_id = $1 and d.charge_category = 'Usage'
+    where d.tenant_id = $1 and d.charge_category = 'Usage' and d.day <= (now() at time zone 'UTC')::date
   ),
   lines as materialized (
     select l.billing_currency, l.effective_cost, l.tags, l.service_name, l.sub_account_name,
@@ -3773,7 +3798,7 @@ as $$
       and l.charge_period_start < (x.day + 1)::timestamptz
   ),
   keys as (
-    select k.tag_key
+    select distinct k.tag_key
     from app.tenants as t cross join lateral unnest(t.required_tags) as k (tag_key)
     where t.tenant_id = $1
   ),
@@ -3791,7 +3816,7 @@ as $$
     group by k.tag_key, l.billing_currency
   )
   select 'untagged_spend', 1,
-         'untagged_spend:' || s.tag_key || ':' || s.currency,
+         'untagged_spend:' || md5(jsonb_build_array(s.tag_key, s.currency)::text),
          jsonb_build_object('tag', s.tag_key, 'currency', s.currency),
          -- Governance, not waste: one step less severe than the same money lost.
          app_private.severity_of(s.untagged / 10), s.currency, s.untagged, null::numeric, null::text,
@@ -4229,7 +4254,7 @@ comment on function app.job_complete is
 grant execute on function app.job_complete to holdfast_worker;
 --! EndIncluded app/job_complete.sql
 --! Included app/maintain.sql
-create or replace function app.maintain(max_sweeps integer default 20)
+create or replace function app.maintain(max_sweeps integer default 2)
 returns table (partitions_made integer, rows_swept bigint)
 language plpgsql
 security definer  -- the owner alone may add partitions
@@ -4238,20 +4263,22 @@ as $$
 declare
   v_swept integer;
 begin
-  partitions_made := app_private.partitions_make();
   rows_swept := 0;
   for v_sweep in 1 .. max_sweeps loop
     v_swept := app.cost_import_sweep();
     exit when v_swept = 0;
     rows_swept := rows_swept + v_swept;
   end loop;
+
+  -- Last, for it locks the tables that reservations and runs are written to.
+  partitions_made := app_private.partitions_make();
   return next;
 end
 $$;
 
 comment on function app.maintain is
   'What must be done now and then: partitions ahead of time, lines of imports that nobody sees. '
-  'Safe to call at any time and by many.';
+  'Each call is one short transaction: call again while rows_swept is not 0. Safe at any time and by many.';
 
 grant execute on function app.maintain to holdfast_worker, holdfast_ops;
 --! EndIncluded app/maintain.sql
@@ -4304,7 +4331,8 @@ grant execute on function app_private.nanousd to holdfast_system;
 --! Included app_private/tenant_check.sql
 set local role holdfast_system;
 
-create or replace function app_private.tenant_check(name text, tier text, time_zone text) returns void
+create or replace function app_private.tenant_check(name text, tier text, time_zone text, required_tags text[])
+returns void
 language plpgsql
 stable
 set search_path = ''
@@ -4315,15 +4343,20 @@ declare
       or name ~ '[[:cntrl:]]' then 'name'
     when not exists (select from app.tiers as t where t.tier = tenant_check.tier) then 'tier'
     when not exists (select from pg_catalog.pg_timezone_names as z where z.name = time_zone)
-      then 'time_zone' end;
+      then 'time_zone'
+    when pg_catalog.cardinality(required_tags) > 20
+      or exists (select from unnest(required_tags) as r (tag)
+                 where coalesce(r.tag, '') !~ '^[^[:cntrl:]]{1,128}$')
+      or (select count(distinct r.tag) from unnest(required_tags) as r (tag)) <> pg_catalog.cardinality(required_tags)
+      then 'required_tags' end;
 begin
   if v_wrong is not null then
     raise exception using
       errcode = 'TN103',
       message = 'tenant_invalid',
       detail  = pg_catalog.jsonb_build_object('argument', v_wrong),
-      hint    =
-        'A name has 1 to 100 printable characters, a tier is a row of app.tiers, a time zone is one like Europe/Berlin.';
+      hint    = 'A name has 1 to 100 printable characters, a tier is a row of app.tiers, a time zone is one like '
+                'Europe/Berlin, and at most 20 different tags of 1 to 128 characters are required.';
   end if;
 end
 $$;
@@ -4407,7 +4440,7 @@ declare
   v_tenant app.tenants;
 begin
   perform app_private.reason_check(reason);
-  perform app_private.tenant_check(name, tier, time_zone);
+  perform app_private.tenant_check(name, tier, time_zone, required_tags);
 
   insert into app.tenants as t (name, tier, time_zone, required_tags, sample)
   values (tenant_add.name, tenant_add.tier, tenant_add.time_zone,

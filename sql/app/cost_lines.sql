@@ -69,6 +69,8 @@ create table if not exists app.cost_lines (
     references app.cost_imports (tenant_id, id) on delete restrict,
   constraint cost_lines_charge_category_known
     check (charge_category in ('Usage', 'Purchase', 'Tax', 'Credit', 'Adjustment')),
+  -- It reaches headlines and the model.
+  constraint cost_lines_billing_currency_code check (billing_currency ~ '^[A-Z]{3}$'),
   constraint cost_lines_billing_period_not_empty check (billing_period_end > billing_period_start),
   constraint cost_lines_charge_period_not_empty check (charge_period_end > charge_period_start),
   constraint cost_lines_billed_cost_finite check (billed_cost > '-Infinity' and billed_cost < 'Infinity'),

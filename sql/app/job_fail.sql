@@ -31,6 +31,7 @@ begin
   join app.job_kinds as k on k.kind = x.kind
   cross join lateral (select case
     when x.failure_count >= k.max_retries or job_fail.error_code = any (k.non_retryable_codes)
+      or job_fail.error_code ~ '^sqlstate_(22|23|42)'  -- the same data would fail again
     then 'DEAD_LETTER'
     else 'FAILED' end as state) as v
   where x.tenant_id = job_fail.tenant_id

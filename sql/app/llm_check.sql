@@ -43,10 +43,16 @@ begin
   union all
   select 'applied_has_one_usage', r.tenant_id, to_jsonb(r)
   from app.llm_reservations as r
-  where (r.status = 'APPLIED')::integer is distinct from (
-    select count(*)::integer from app.llm_usage as u
-    where u.tenant_id = r.tenant_id and u.reservation_id = r.id
-      and u.cost_nanousd is not distinct from r.cost_nanousd);
+  left join lateral (
+    select count(*) as rows, sum(u.cost_nanousd) as cost
+    from app.llm_usage as u
+    where u.tenant_id = r.tenant_id and u.reservation_id = r.id) as x on true
+  where (x.rows, x.cost) is distinct from ((r.status = 'APPLIED')::integer, r.cost_nanousd)
+  union all
+  select 'usage_has_a_reservation', u.tenant_id, to_jsonb(u)
+  from app.llm_usage as u
+  where not exists (
+    select from app.llm_reservations as r where r.tenant_id = u.tenant_id and r.id = u.reservation_id);
 end
 $$;
 

@@ -19,7 +19,8 @@ create table if not exists app.tenants (
   constraint tenants_tier_fkey foreign key (tier) references app.tiers (tier) on delete restrict,
   constraint tenants_status_known check (status in ('ACTIVE', 'SUSPENDED')),
   constraint tenants_version_positive check (version >= 1),
-  constraint tenants_required_tags_bounded check (cardinality(required_tags) <= 20)
+  constraint tenants_required_tags_bounded check (
+    cardinality(required_tags) <= 20 and array_position(required_tags, null) is null)
 );
 
 create index if not exists tenants_tier_shard_idx on app.tenants (tier, shard);

@@ -4,7 +4,8 @@ stable
 set search_path = ''
 as $$
   with days as (
-    select * from app_private.cost_anomaly_days($1)
+    -- Twice the days that are reported: the first day of an anomaly, which names it, must not leave the window.
+    select * from app_private.cost_anomaly_days($1, scored_days => 60)
   ),
   numbered as (
     -- Days that are flagged one after the other, with gaps of at most two, are one anomaly.
@@ -25,10 +26,11 @@ as $$
            count(*) >= 3 and max(n.day) >= max(n.last_data_day) - 1 as running
     from numbered as n
     group by n.provider_name, n.sub_account_id, n.service_name, n.region_id, n.currency, n.island
+    having max(n.day) > max(n.last_data_day) - 30
   )
   select 'cost_anomaly', 1,
-         concat_ws(':', 'cost_anomaly', i.provider_name, i.sub_account_id, i.service_name, i.region_id,
-           i.currency, i.first_day),
+         'cost_anomaly:' || md5(jsonb_build_array(i.provider_name, i.sub_account_id, i.service_name, i.region_id,
+           i.currency, i.first_day)::text),
          jsonb_strip_nulls(jsonb_build_object('provider', i.provider_name, 'sub_account', i.sub_account_id,
            'sub_account_name', i.sub_account_name, 'service', i.service_name, 'region', i.region_id)),
          app_private.severity_of(case when i.running then i.excess_per_day * 30.4375 else i.excess end),
@@ -57,6 +59,6 @@ as $$
 $$;
 
 comment on function app_private.detect_cost_anomaly is
-  'Runs of days that cost more than the days like them before (app_private.cost_anomaly_days), one finding for each. '
-  'One that lasts three days and still stands has a modelled saving: its excess per day x 30.4375. '
+  'Runs of days that cost more than the days like them before (app_private.cost_anomaly_days), one finding for each that '
+  'reaches into the last 30 days of its provider''s data. One that lasts three days and still stands has a modelled saving: its excess per day x 30.4375. '
   'A spike that is over has none.';

@@ -6,9 +6,10 @@ set search_path = ''
 set timezone = 'UTC'
 as $$
   with latest as (
+    -- A day that has not come is an error of the export.
     select max(d.day) as day
     from app.cost_daily_current as d
-    where d.tenant_id = $1 and d.charge_category = 'Usage'
+    where d.tenant_id = $1 and d.charge_category = 'Usage' and d.day <= (now() at time zone 'UTC')::date
   ),
   lines as materialized (
     select l.billing_currency, l.effective_cost, l.tags, l.service_name, l.sub_account_name,
@@ -22,7 +23,7 @@ as $$
       and l.charge_period_start < (x.day + 1)::timestamptz
   ),
   keys as (
-    select k.tag_key
+    select distinct k.tag_key
     from app.tenants as t cross join lateral unnest(t.required_tags) as k (tag_key)
     where t.tenant_id = $1
   ),
@@ -40,7 +41,7 @@ as $$
     group by k.tag_key, l.billing_currency
   )
   select 'untagged_spend', 1,
-         'untagged_spend:' || s.tag_key || ':' || s.currency,
+         'untagged_spend:' || md5(jsonb_build_array(s.tag_key, s.currency)::text),
          jsonb_build_object('tag', s.tag_key, 'currency', s.currency),
          -- Governance, not waste: one step less severe than the same money lost.
          app_private.severity_of(s.untagged / 10), s.currency, s.untagged, null::numeric, null::text,

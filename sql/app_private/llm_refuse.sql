@@ -7,9 +7,12 @@ as $$
 declare
   v_tight record;
 begin
-  select h.* into v_tight
+  -- The most lasting reason is told: who is told to wait for calls in flight must not wait for ever.
+  select h.*, min(h.left_nanousd) over () as least_nanousd, min(h.limit_nanousd) over () = 0 as blocked
+  into v_tight
   from app_private.llm_headroom(tenant_id, at) as h
-  order by (h.limit_nanousd = 0) desc, h.left_nanousd, h.budget_id
+  order by (h.limit_nanousd = 0) desc, (needed_nanousd > h.limit_nanousd) desc,
+           (h.spent_nanousd + h.presumed_nanousd + needed_nanousd > h.limit_nanousd) desc, h.left_nanousd, h.budget_id
   limit 1;
 
   raise exception using
@@ -28,8 +31,8 @@ begin
       'reserved_nanousd', v_tight.reserved_nanousd::text, 'presumed_nanousd', v_tight.presumed_nanousd::text,
       'needed_nanousd', needed_nanousd::text,
       'max_affordable_output_tokens', case
-        when v_tight.limit_nanousd > 0 and output_rate > 0
-        then greatest(0, floor((v_tight.left_nanousd - input_nanousd) / (1000 * output_rate))) else 0 end),
+        when not v_tight.blocked and output_rate > 0
+        then greatest(0, floor((v_tight.least_nanousd - input_nanousd) / (1000 * output_rate))) else 0 end),
     hint = case
       when v_tight is null then
         'The tenant has no budget. In psql: select * from ops.budget_set(tenant => …, limit_usd => …, reason => …);'

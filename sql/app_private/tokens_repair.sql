@@ -13,12 +13,13 @@ begin
   with late as materialized (
     select r.tenant_id, r.id
     from app.job_runs as r
+    join app.tenants as t on t.tenant_id = r.tenant_id and t.status = 'ACTIVE'
     where r.state in ('PENDING', 'FAILED')
       and r.available_at < pg_catalog.clock_timestamp() - interval '15 seconds'
       and r.token_at < pg_catalog.clock_timestamp() - interval '15 seconds'
     order by r.available_at
     limit max_rows
-    for no key update skip locked
+    for no key update of r skip locked
   ),
   marked as (
     update app.job_runs as r

@@ -13,7 +13,7 @@ declare
   v_tenant app.tenants;
 begin
   perform app_private.reason_check(reason);
-  perform app_private.tenant_check(name, tier, time_zone);
+  perform app_private.tenant_check(name, tier, time_zone, required_tags);
 
   insert into app.tenants as t (name, tier, time_zone, required_tags, sample)
   values (tenant_add.name, tenant_add.tier, tenant_add.time_zone,

@@ -123,6 +123,20 @@ describe("the tenant role, inside its tenant", () => {
     ]);
   });
 
+  test("sees no statistics of a table in which there are other tenants", async () => {
+    await database.superuser.query(
+      "analyze app.tenants, app.findings, app.job_runs, app.llm_reservations, app.tiers",
+    );
+    const text = "select distinct tablename from pg_stats where schemaname = 'app' order by 1";
+    expect((await database.superuser.query(text)).rowCount).toBeGreaterThan(5);
+    await rolledBack(database.service.pool, async (client) => {
+      await asTenant(client, tenants.mine);
+      expect((await client.query(text)).rows).toEqual([{ tablename: "tiers" }]);
+      await client.query("set local row_security = off");
+      expect((await client.query(text)).rows).toEqual([{ tablename: "tiers" }]);
+    });
+  });
+
   test("gets the rows of the tenant that runs a plan, not of the one that made it", async () => {
     const client = await database.service.pool.connect();
     const run = async (tenantId: string) => {

@@ -90,6 +90,44 @@ describe("it works twice", () => {
     expect(await states()).toEqual(["open", "open", "open"]);
   });
 
+  test("two runs over different data, which order the same findings differently, wait for one another", async () => {
+    const spikes = (first: string, last: string) => [
+      ...costOf(first, 100, { 6: 1_000 }),
+      ...costOf("middle", 100, { 6: 700 }),
+      ...costOf(last, 100, { 6: 400 }),
+    ];
+    await costs.load(tenantId, spikes("one", "other"));
+    await analyse(tenantId);
+    const [early, late] = [await runs.running(tenantId), await runs.running(tenantId)];
+    const waiting = async (count: number) => {
+      const text =
+        "select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+      await expect
+        .poll(async () => (await database.superuser.query(text)).rows[0].n, { timeout: 10_000 })
+        .toBe(count);
+    };
+
+    // A third party holds the finding in the middle, until each run has come as far as it can.
+    const holder = await database.superuser.connect();
+    await holder.query("begin");
+    await holder.query(
+      "select from app.findings where tenant_id = $1 and scope ->> 'service' = 'middle' for no key update",
+      [tenantId],
+    );
+    const first = detect(tenantId, early);
+    await waiting(1);
+    await costs.load(tenantId, spikes("other", "one"));
+    const second = detect(tenantId, late);
+    await waiting(2);
+    await holder.query("commit");
+    holder.release();
+    const outcomes = await Promise.allSettled([first, second]);
+    expect(outcomes.map((each) => (each.status === "rejected" ? each.reason.code : "done"))).toEqual([
+      "done",
+      "done",
+    ]);
+  });
+
   test("numbers follow the data", async () => {
     await costs.load(tenantId, costOf("S3", 100, { 6: 500 }));
     await analyse(tenantId);

@@ -1,0 +1,237 @@
+// sql/ops/report.sql and the other views for people: what a tenant has, spends and did.
+import { randomUUID } from "node:crypto";
+import { beforeAll, describe, expect, test } from "vitest";
+import { type Row, refusal } from "../support/contract.ts";
+import { usage } from "../support/costs.ts";
+import { testDatabase } from "../support/database.ts";
+import { analysesOf, BY_TEMPLATE, byModel, costOf, THREE_FINDINGS } from "../support/findings.ts";
+import { ledgerOf } from "../support/ledger.ts";
+
+const database = testDatabase();
+const ledger = ledgerOf(database);
+const { costs, runs, detect } = analysesOf(database);
+
+const seen = async (text: string, values: unknown[] = []): Promise<Row[]> =>
+  (await database.ops.query(text, values)).rows;
+const reportOf = async (name: string): Promise<Row> =>
+  (await seen("select * from ops.report where tenant = $1", [name]))[0]!;
+
+beforeAll(() => ledger.setPrices());
+
+describe("report", () => {
+  test("a tenant that is new", async () => {
+    const { name } = await database.addTenant({ limitUsd: "5" });
+    expect(await reportOf(name)).toMatchObject({
+      tier: "ACTIVE",
+      rows: "0",
+      flags: "0",
+      findings: "0",
+      saving: null,
+      reserved: "0",
+      settled: "0",
+      left: "5",
+      state: "no_analysis",
+    });
+  });
+
+  test("what was imported, found, held and spent, and how its last analysis ended", async () => {
+    const { tenantId, name } = await database.addTenant({ limitUsd: "5", tier: "HIGH_VALUE" });
+    await costs.load(tenantId, [...THREE_FINDINGS, usage("2026-11-15", 7, { provider_name: null })]);
+    const runId = await runs.running(tenantId);
+    await detect(tenantId, runId);
+    expect(await reportOf(name)).toMatchObject({ state: "running" });
+    const hold = await ledger.reserve(tenantId, { runId });
+    expect(await reportOf(name)).toMatchObject({ reserved: "0.001", settled: "0", left: "4.999" });
+    await ledger.settle(tenantId, hold["id"], 100, 20);
+    await runs.complete(tenantId, runId, 1, byModel([]));
+    expect(await reportOf(name)).toMatchObject({
+      tier: "HIGH_VALUE",
+      rows: "226",
+      flags: "1",
+      findings: "3",
+      saving: String(60 * 30.4375),
+      currency: "USD",
+      reserved: "0.001",
+      settled: "0.00014",
+      left: "4.99986",
+      state: "completed",
+    });
+  });
+
+  test.each([
+    ["budget_exceeded", "budget_exceeded"],
+    ["llm_timeout", "llm_timeout"],
+    ["no_findings", "completed"],
+  ])("worded by the template because of %s it is %s", async (fallback_reason, state) => {
+    const { tenantId, name } = await database.addTenant();
+    await runs.complete(tenantId, await runs.running(tenantId), 1, { ...BY_TEMPLATE, fallback_reason });
+    expect(await reportOf(name)).toMatchObject({ state });
+  });
+
+  test("a dead letter shows its error, and the next run what it does", async () => {
+    const { tenantId, name } = await database.addTenant();
+    await runs.fail(tenantId, await runs.running(tenantId), 1, "analysis_invalid");
+    expect(await reportOf(name)).toMatchObject({ state: "analysis_invalid" });
+    await runs.add(tenantId);
+    expect(await reportOf(name)).toMatchObject({ state: "running" });
+  });
+
+  test("savings of two currencies are not added: they are unknown", async () => {
+    const { tenantId, name } = await database.addTenant();
+    const shift = { 0: 160, 1: 160, 2: 160 };
+    const euro = { billing_currency: "EUR", billing_account_id: "eu" };
+    await costs.load(tenantId, [...costOf("EC2", 100, shift), ...costOf("EC2", 100, shift, euro)]);
+    const runId = await runs.running(tenantId);
+    await detect(tenantId, runId);
+    expect(await reportOf(name)).toMatchObject({ findings: "2", saving: null });
+  });
+
+  test("left is of the tighter budget, and below zero after a cut", async () => {
+    const { tenantId, name } = await database.addTenant({ limitUsd: "5" });
+    await ledger.setBudget(name, "0.5", "day");
+    expect(await reportOf(name)).toMatchObject({ left: "0.5" });
+    await ledger.reserve(tenantId);
+    await ledger.setBudget(name, "0", "day");
+    expect(await reportOf(name)).toMatchObject({ left: "-0.001" });
+    await refusal(ledger.reserve(tenantId), "budget_exceeded");
+  });
+
+  test("a tenant without a budget has nothing left to tell", async () => {
+    const { tenantId, name } = await database.addTenant();
+    await database.superuser.query("delete from app.llm_budgets where tenant_id = $1", [tenantId]);
+    expect(await reportOf(name)).toMatchObject({ left: null });
+    expect(await seen('select "left" from ops.report_text where tenant = $1', [name])).toEqual([
+      { left: "no budget" },
+    ]);
+  });
+
+  test("every tenant once, the higher tiers first", async () => {
+    const tiers = (await seen("select tier from ops.report")).map((row) =>
+      ["HIGH_VALUE", "ACTIVE", "DORMANT"].indexOf(row["tier"]),
+    );
+    expect(tiers).toEqual([...tiers].sort((a, b) => a - b));
+    const [count] = await seen(
+      "select (select count(*) from ops.report) = (select count(*) from ops.tenants) as same",
+    );
+    expect(count).toEqual({ same: true });
+  });
+});
+
+test("findings: in words, best first", async () => {
+  const { tenantId, name } = await database.addTenant();
+  await costs.load(tenantId, THREE_FINDINGS);
+  await detect(tenantId, await runs.running(tenantId));
+  const listed = await seen("select * from ops.findings where tenant = $1", [name]);
+  expect(listed.map((each) => each["rank"])).toEqual([1, 2, 3]);
+  expect(listed[0]).toMatchObject({
+    severity: "medium",
+    saving: String(60 * 30.4375),
+    cur: "USD",
+    headline: "EC2 has cost 60.00 USD a day too much since 12 Nov 2026",
+    state: "open",
+    narrated_by: "template",
+  });
+});
+
+test("budgets: each in the period that runs now, in dollars", async () => {
+  const { tenantId, name } = await database.addTenant({ limitUsd: "5" });
+  await ledger.setBudget(name, "1", "day");
+  await ledger.presume(tenantId, (await ledger.reserve(tenantId))["id"]);
+  await ledger.reserve(tenantId);
+  await ledger.settle(tenantId, (await ledger.reserve(tenantId))["id"], 100, 0);
+  const spent = { spent_usd: "0.0001", reserved_usd: "0.001", presumed_usd: "0.001" };
+  expect(await seen("select * from ops.budgets where tenant = $1", [name])).toMatchObject([
+    { period: "day", limit_usd: "1", ...spent, left_usd: "0.9979", version: "1" },
+    {
+      period: "month",
+      limit_usd: "5",
+      ...spent,
+      left_usd: "4.9979",
+      version: "1",
+      period_end: expect.any(Date),
+    },
+  ]);
+});
+
+test("imports: what came of each file", async () => {
+  const { tenantId, name } = await database.addTenant();
+  await costs.load(tenantId, [usage("2026-10-10", 1, { provider_name: null })]);
+  const failed = await costs.start(tenantId, "aws", "bad.csv");
+  await costs.fail(tenantId, failed, { code: "focus_invalid", line: 517 });
+  expect(await seen("select * from ops.imports where tenant = $1", [name])).toMatchObject([
+    { status: "FAILED", file_name: "bad.csv", error: { code: "focus_invalid", line: 517 } },
+    {
+      status: "PUBLISHED",
+      file_name: "costs.csv",
+      source: "aws",
+      lines: "1",
+      flagged: "1",
+      flags: { missing_provider: 1 },
+      error: null,
+    },
+  ]);
+});
+
+test("runs: newest first, with their errors", async () => {
+  const { tenantId, name } = await database.addTenant();
+  await runs.fail(tenantId, await runs.running(tenantId), 1, "llm_timeout", "No answer.");
+  await runs.complete(tenantId, await runs.running(tenantId), 1, BY_TEMPLATE);
+  expect(await seen("select * from ops.runs where tenant = $1", [name])).toMatchObject([
+    { kind: "analysis", state: "COMPLETED", attempt: 1, error_code: null },
+    { kind: "analysis", state: "FAILED", attempt: 1, error_code: "llm_timeout", error: "No answer." },
+  ]);
+});
+
+test("llm_calls: what was held and what it cost", async () => {
+  const { tenantId, name } = await database.addTenant();
+  const runId = randomUUID();
+  await ledger.settle(tenantId, (await ledger.reserve(tenantId, { runId }))["id"], 100, 20);
+  await ledger.release(tenantId, (await ledger.reserve(tenantId))["id"]);
+  expect(await seen("select * from ops.llm_calls where tenant = $1", [name])).toMatchObject([
+    {
+      status: "RELEASED",
+      reserved_usd: "0.001",
+      cost_usd: null,
+      input_tokens: null,
+      reason: "never sent",
+      run_id: null,
+    },
+    {
+      status: "APPLIED",
+      reserved_usd: "0.001",
+      cost_usd: "0.00014",
+      input_tokens: "100",
+      output_tokens: "20",
+      run_id: runId,
+    },
+  ]);
+});
+
+describe("people may look, and change only through functions", () => {
+  const VIEWS = ["report", "findings", "budgets", "imports", "runs", "llm_calls", "tenants", "audit_log"];
+
+  test.each(VIEWS)("ops.%s", async (view) => {
+    await seen(`select * from ops.${view} limit 1`);
+    await expect(seen(`delete from ops.${view}`)).rejects.toMatchObject({
+      code: expect.stringMatching(/^(42501|55000)$/),
+    });
+    for (const { pool } of [database.service, database.worker]) {
+      await expect(pool.query(`select * from ops.${view}`)).rejects.toMatchObject({ code: "42501" });
+    }
+  });
+
+  test("the audit log can be neither written nor rewritten by hand", async () => {
+    for (const text of [
+      "insert into ops.audit_log (action, subject, reason) values ('x', 'x', 'because')",
+      "update ops.audit_log set reason = 'other'",
+      "truncate ops.audit_log",
+    ]) {
+      await expect(seen(text)).rejects.toMatchObject({ code: "42501" });
+    }
+  });
+
+  test("no table of a tenant is open to them", async () => {
+    await expect(seen("select * from app.findings")).rejects.toMatchObject({ code: "42501" });
+    await expect(seen("select * from app.tenants")).rejects.toMatchObject({ code: "42501" });
+  });
+});
