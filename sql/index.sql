@@ -118,6 +118,7 @@
 --!include app_private/detect_cost_anomaly.sql
 --!include app_private/detect_untagged_spend.sql
 --!include app_private/findings_save.sql
+--!include app_private/says_numbers.sql
 --!include app_private/narration_refuse.sql
 --!include app_private/narration_check.sql
 --!include app_private/analysis_apply.sql

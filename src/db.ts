@@ -1,7 +1,7 @@
 // All SQL plumbing: pools, and one function that calls a contract function as one statement for one tenant.
 import pg from "pg";
 import type { z } from "zod";
-import { translate } from "./errors.ts";
+import { AppError, translate } from "./errors.ts";
 import { mintTicket, type TicketKey } from "./tickets.ts";
 
 export type { TicketKey };
@@ -80,10 +80,13 @@ async function query(
   return result;
 }
 
-/** Lends a connection. After any error it is destroyed, never pooled again: nothing of one tenant meets the next. */
+/**
+ * Lends a connection. After an error it is destroyed, never pooled again: nothing of one tenant meets the next. A single
+ * statement that SQL refused by name has ended its transaction whole, and keeps its connection: refusals must stay cheap.
+ */
 async function lend<T>(
   pool: pg.Pool,
-  { signal }: CallOptions,
+  { signal, timeoutMs }: CallOptions,
   work: (client: pg.PoolClient) => Promise<T>,
 ): Promise<T> {
   signal?.throwIfAborted();
@@ -99,9 +102,11 @@ async function lend<T>(
     client.release();
     return result;
   } catch (error) {
-    if (client !== undefined) client.release(true);
-    else connecting.then((late) => late.release()).catch(() => {}); // nobody waits for it any more
-    throw translate(error);
+    const known = translate(error);
+    if (client === undefined)
+      connecting.then((late) => late.release()).catch(() => {}); // nobody waits for it any more
+    else client.release(!(timeoutMs === undefined && known instanceof AppError && known.cause === error));
+    throw known;
   } finally {
     signal?.removeEventListener("abort", onAbort);
   }

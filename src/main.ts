@@ -100,28 +100,29 @@ async function runApi(): Promise<void> {
   const log = createLog({ level: config.logLevel, part: "api" });
   const metrics = processMetrics();
   const db = await openDb(config, { name: "service", url: config.databaseUrl }, metrics);
-  const api = await startApi(config, { db, log, metrics });
-  await stopped();
-  await api.stop();
-  await db.pool.end();
+  try {
+    const api = await startApi(config, { db, log, metrics });
+    await stopped();
+    await api.stop();
+  } finally {
+    await db.pool.end();
+  }
 }
 
 async function runWorker(): Promise<void> {
   const config = readConfig("worker");
+  const workerUrl = config.databaseUrl;
   const log = createLog({ level: config.logLevel, part: "worker" });
   const metrics = processMetrics();
-  const db = await openDb(config, { name: "worker", url: config.databaseUrl }, metrics);
+  const db = await openDb(config, { name: "worker", url: workerUrl }, metrics);
   const fatal = Promise.withResolvers<never>();
-  const worker = await startWork(config, {
-    db,
-    workerUrl: config.databaseUrl,
-    log,
-    metrics,
-    onFatal: fatal.reject,
-  });
-  await Promise.race([stopped(), fatal.promise]);
-  await worker.stop();
-  await db.pool.end();
+  try {
+    const worker = await startWork(config, { db, workerUrl, log, metrics, onFatal: fatal.reject });
+    await Promise.race([stopped(), fatal.promise]);
+    await worker.stop();
+  } finally {
+    await db.pool.end();
+  }
 }
 
 async function runMigrate(): Promise<void> {
@@ -164,17 +165,24 @@ function usage(message: string): never {
 /** What a person can act on is said in words; anything else is a bug, and its stack is shown. */
 function fail(error: unknown): void {
   process.exitCode = 1;
-  const known = isRefusedByDatabase(error) ? noDatabase(error) : error;
+  const known = namedError(error);
   if (known instanceof AppError) {
+    const hint = known.hint === undefined || known.message.endsWith(known.hint) ? "" : `${known.hint}\n`;
     const said = known.message === known.code ? known.code : `${known.code}: ${known.message}`;
     const facts =
       known.message === known.code && Object.keys(known.detail).length > 0
         ? ` ${JSON.stringify(known.detail)}`
         : "";
-    process.stderr.write(`${said}${facts}\n${known.hint === undefined ? "" : `${known.hint}\n`}`);
+    process.stderr.write(`${said}${facts}\n${hint}`);
   } else {
     process.stderr.write(`${known instanceof Error ? (known.stack ?? known.message) : String(known)}\n`);
   }
+}
+
+/** What comes from outside and has no name of ours yet. */
+function namedError(error: unknown): unknown {
+  if (error instanceof Error && "code" in error && error.code === "EADDRINUSE") return portTaken(error);
+  return isRefusedByDatabase(error) ? noDatabase(error) : error;
 }
 
 /** Away, or it does not know the login, the password or the database: class 28, 3D000. */
@@ -183,6 +191,14 @@ function isRefusedByDatabase(error: unknown): error is Error & { code?: string }
     isDatabaseAway(error) ||
     (error instanceof Error && /^(28|3D)...$/.test(String((error as { code?: string }).code)))
   );
+}
+
+/** A port that is taken is the operator's to change. */
+function portTaken(error: Error): AppError {
+  return new AppError("config_invalid", {
+    message: `the address of the endpoint is taken: ${error.message}`,
+    hint: "Set HTTP_PORT.",
+  });
 }
 
 function noDatabase(error: Error & { code?: string }): AppError {

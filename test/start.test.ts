@@ -6,6 +6,7 @@ import * as fs from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, describe, expect, it } from "vitest";
 import { z } from "zod";
 import { mintToken } from "../src/auth.ts";
@@ -192,17 +193,15 @@ describe("the second start", { timeout: ROUND_MS }, () => {
     );
     expect(rule).toMatch(/^[─ ]+$/);
     const cells = rows.map((row) => row.split(/ {2,}/));
-    expect(
-      cells.map(([tenant, tier, lines, flags, findings]) => [tenant, tier, lines, flags, findings]),
-    ).toEqual(
+    expect(cells.map(([tenant, , ...numbers]) => [tenant, ...numbers.slice(0, 3)])).toEqual(
       first.map((line) => [
         line.tenant,
-        line.tier,
         line.rows.toLocaleString("en-US"),
         line.flags.toLocaleString("en-US"),
         String(line.findings),
       ]),
     );
+    expect(cells.map((row) => row[1]?.split(" ")[0])).toEqual(first.map((line) => line.tier));
     expect(cells.map((row) => row.at(-1))).toEqual(first.map((line) => line.state));
     expect(ended.stdout).not.toContain("npm"); // --once serves nothing, so it tells of no URL
     expect(lives(postmasterPid(directory))).toBe(false);
@@ -328,37 +327,38 @@ describe("serving", { timeout: ROUND_MS }, () => {
   });
 
   it.each([
-    ["SIGTERM", "node", 0],
-    ["SIGINT", "node", 0],
-    ["SIGHUP", "node", 0],
-    ["SIGTERM", "npm", 300],
-  ] as const)("ends in order on %s sent to %s %i ms after the report", async (signal, whom, afterMs) => {
-    const system = whom === "npm" ? runNpmStart([], settings) : runNode(["start"], settings);
+    ["SIGTERM", 1],
+    ["SIGINT", 2],
+    ["SIGHUP", 1],
+  ] as const)("ends in order on %s, sent to node %i times at the report", async (signal, times) => {
+    const system = runNode(["start"], settings);
     await system.seen(/until Ctrl-C/);
     const postmaster = postmasterPid(directory);
     expect(lives(postmaster)).toBe(true);
-    await new Promise((resolve) => setTimeout(resolve, afterMs));
     const since = performance.now();
-    process.kill(system.pid, signal);
+    for (let sent = 0; sent < times; sent += 1) {
+      process.kill(system.pid, signal);
+      await sleep(5);
+    }
     const { code, stderr } = await system.ended;
-    const seconds = (performance.now() - since) / 1000;
     expect({ code, server: lives(postmaster) }, stderr.slice(-2_000)).toEqual({ code: 0, server: false });
-    expect(seconds).toBeLessThan(20);
+    expect(performance.now() - since).toBeLessThan(20_000);
     expect(fs.existsSync(join(directory, "holdfast.pid"))).toBe(false);
   });
-});
 
-describe("an end that comes early", { timeout: ROUND_MS }, () => {
-  it("is 130 when the report was not printed", async () => {
-    const system = runNode(["start", "--once", "--json"], settings);
-    await system.seen(/PostgreSQL 18 is running/);
+  it("ends in order on SIGTERM sent to npm, also when its server was killed under it", async () => {
+    const system = runNpmStart([], settings);
+    const url = (await system.seen(/holdfast serves on (http:\S+)/))[1]!;
+    process.kill(postmasterPid(directory)!, "SIGKILL");
+    await expect.poll(async () => (await fetch(`${url}/readyz`)).status, { timeout: 10_000 }).toBe(503);
+    expect((await fetch(`${url}/livez`)).status).toBe(200);
     process.kill(system.pid, "SIGTERM");
-    const { code, stdout } = await system.ended;
-    expect({ code, stdout }).toEqual({ code: 130, stdout: "" });
-    expect(lives(postmasterPid(directory))).toBe(false);
+    const { code, stderr } = await system.ended;
+    expect(code, stderr.slice(-2_000)).toBe(0);
+    expect(fs.existsSync(join(directory, "holdfast.pid"))).toBe(false);
   });
 
-  it("is in order when nobody reads what it prints", async () => {
+  it("ends in order when nobody reads what it prints", async () => {
     const system = runNode(["start"], settings);
     system.child.stdout?.destroy();
     await system.seen(/api_started/);
@@ -372,11 +372,8 @@ describe("an end that comes early", { timeout: ROUND_MS }, () => {
 describe("the command line", { timeout: ROUND_MS }, () => {
   it.each([
     [["start", "--import", "bill.csv"], "--import FILE and --tenant NAME go together."],
-    [["start", "--tenant", "Acme"], "--import FILE and --tenant NAME go together."],
     [["start", "--onec"], "Unknown option '--onec'"],
-    [["start", "--import"], "argument missing"],
     [["start", "now"], "There is no command start now."],
-    [["stop"], "There is no command stop."],
     [["toString"], "There is no command toString."],
   ])("refuses %j with 2", async (args, message) => {
     const nowhere = newDirectory();
@@ -402,20 +399,17 @@ describe("the command line", { timeout: ROUND_MS }, () => {
     expect(fs.existsSync(nowhere)).toBe(false);
   });
 
-  it.each(["production", "staging"])(
-    "refuses to run everything in %s, and names what to run",
-    async (name) => {
-      const { code, stdout, stderr } = await runNode(["start"], {
-        HOLDFAST_DIR: newDirectory(),
-        ENVIRONMENT: name,
-      }).ended;
-      expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
-      expect(stderr).toContain("ENVIRONMENT");
-      for (const command of ["npm run db:migrate", "npm run api", "npm run worker"])
-        expect(stderr).toContain(command);
-      expect(stderr).not.toMatch(/^ +at /m);
-    },
-  );
+  it("refuses to run everything in production, and names what to run", async () => {
+    const { code, stdout, stderr } = await runNode(["start"], {
+      HOLDFAST_DIR: newDirectory(),
+      ENVIRONMENT: "production",
+    }).ended;
+    expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+    expect(stderr).toContain("ENVIRONMENT");
+    for (const command of ["npm run db:migrate", "npm run api", "npm run worker"])
+      expect(stderr).toContain(command);
+    expect(stderr).not.toMatch(/^ +at /m);
+  });
 
   it("works from a folder whose name has a blank and letters beyond ASCII", async () => {
     const project = join(fs.mkdtempSync(join(directory, "..", "copy-")), "my prøject");

@@ -63,6 +63,16 @@ describe("a first start that is killed again and again", { timeout: ROUND_MS }, 
     await killAt(() => sleep(500 + Math.random() * 400));
   });
 
+  it("by SIGTERM before its report, which is an end in order", async () => {
+    const system = runNode(["start", "--once", "--json"], settings);
+    await system.seen(/PostgreSQL 18 (is|was) running/);
+    process.kill(system.pid, "SIGTERM");
+    const { code, stdout, stderr } = await system.ended;
+    expect({ code, stdout }, stderr).toEqual({ code: 130, stdout: "" });
+    expect(lives(postmasterPid(directory))).toBe(false);
+    expect(fs.existsSync(join(directory, "holdfast.pid"))).toBe(false);
+  });
+
   it("while the database is made and migrated", async () => {
     await killAt(async (system) => {
       await system.seen(/PostgreSQL 18 (is|was) running/);

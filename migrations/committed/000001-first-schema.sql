@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:e384a515f6a39c0a150985cd7d42b6db49c29a04
+--! Hash: sha1:5a8df62aa79b8bfb417228e0c55a79f46e50c120
 --! Message: first schema
 
 --! Included index.sql
@@ -1930,7 +1930,8 @@ begin
   into v_tight
   from app_private.llm_headroom(tenant_id, at) as h
   order by (h.limit_nanousd = 0) desc, (needed_nanousd > h.limit_nanousd) desc,
-           (h.spent_nanousd + h.presumed_nanousd + needed_nanousd > h.limit_nanousd) desc, h.left_nanousd, h.budget_id
+           (h.spent_nanousd + h.presumed_nanousd + needed_nanousd > h.limit_nanousd) desc,
+           h.left_nanousd, h.budget_id
   limit 1;
 
   raise exception using
@@ -3638,7 +3639,8 @@ as $$
   ),
   series as (
     select x.series_id, x.provider_name, x.sub_account_id, max(x.sub_account_name) as sub_account_name,
-           x.service_name, x.region_id, x.billing_currency, min(x.day) as first_day, max(x.last_day) as last_day
+           x.service_name, x.region_id, x.billing_currency, min(x.day) as first_day,
+           max(x.last_day) as last_day
     from daily as x
     group by x.series_id, x.provider_name, x.sub_account_id, x.service_name, x.region_id, x.billing_currency
   ),
@@ -3854,6 +3856,9 @@ as $$
 declare
   v_count integer;
 begin
+  -- What is there is locked in one order first: two runs of a tenant may order the same findings differently.
+  perform from app.findings as f where f.tenant_id = findings_save.tenant_id order by f.id for no key update;
+
   insert into app.findings as f (tenant_id, run_id, fingerprint, detector, detector_version, scope, severity,
     currency, monthly_saving, saving_basis, confidence, rank, evidence, slots, headline, why,
     remediation_code)
@@ -3863,6 +3868,7 @@ begin
          row_number() over (order by d.monthly_saving desc nulls last, d.amount desc, d.fingerprint),
          jsonb_strip_nulls(d.evidence), d.slots, d.headline, d.why, d.remediation_code
   from unnest(detected) as d
+  order by d.fingerprint
   on conflict on constraint findings_fingerprint_once do update
   set run_id = excluded.run_id,
       detector_version = excluded.detector_version,
@@ -3900,6 +3906,24 @@ comment on function app_private.findings_save is
   'Keeps what the detectors of one run found: the same fingerprint is the same finding, and an open one that was not '
   'seen is resolved. What people dismissed stays dismissed. Ranks by saving, then by the money it is about.';
 --! EndIncluded app_private/findings_save.sql
+--! Included app_private/says_numbers.sql
+create or replace function app_private.says_numbers(said text, slots jsonb) returns boolean
+language sql
+immutable
+parallel safe
+set search_path = ''
+as $$
+  -- Slots go in one pass, so that taking one out cannot make another. Raised, wide and broken digits become plain ones.
+  select pg_catalog.regexp_replace(normalize(said, nfkc), '\{\{[a-z0-9_]+\}\}', '', 'g')
+      ~ '[0-9٠-٩۰-۹०-९{}]'
+    or exists (
+      select from pg_catalog.regexp_matches(said, '\{\{([a-z0-9_]+)\}\}', 'g') as m (slot)
+      where not slots ? m.slot[1])
+$$;
+
+comment on function app_private.says_numbers is
+  'Whether a text holds a digit of its own, a brace, or a {{slot}} that is not among the slots: SQL fills in every number.';
+--! EndIncluded app_private/says_numbers.sql
 --! Included app_private/narration_refuse.sql
 create or replace function app_private.narration_refuse(reason text) returns void
 language plpgsql
@@ -3919,50 +3943,54 @@ comment on function app_private.narration_refuse is
   'Raises NA102: the wording of an analysis is not one that SQL accepts.';
 --! EndIncluded app_private/narration_refuse.sql
 --! Included app_private/narration_check.sql
-create or replace function app_private.narration_check(tenant_id uuid, run_id uuid, items jsonb) returns void
+create or replace function app_private.narration_check(tenant_id uuid, run_id uuid, result jsonb) returns void
 language plpgsql
 set search_path = ''
 as $$
 declare
-  v_bad text;
+  v_items constant jsonb := coalesce(result -> 'items', '[]');
+  v_bad   text := case
+    when coalesce(result ->> 'narrated_by', '') not in ('model', 'template') then 'narrated_by'
+    when result ->> 'narrated_by' = 'template' and v_items <> '[]' then 'items_of_the_template'
+    when app_private.says_numbers(result ->> 'summary', '{}') then 'number_in_summary' end;
 begin
-  select case
-           when f.id is null then 'unknown_finding'
-           when coalesce(i.rank, 0) < 1 then 'rank'
-           when i.remediation_code is distinct from f.remediation_code
-             and i.remediation_code is distinct from 'no_action' then 'unknown_remediation'
-           when coalesce(length(i.headline), 0) not between 1 and 200
-             or coalesce(length(i.why), 0) not between 1 and 1000 then 'length'
-           else 'number_or_unknown_slot' end
-  into v_bad
-  from jsonb_to_recordset(items) as i (
-    finding_id uuid, rank integer, headline text, why text, caveats text[], remediation_code text)
-  left join app.findings as f
-    on f.tenant_id = narration_check.tenant_id and f.id = i.finding_id
-  cross join lateral (select concat_ws(' ', i.headline, i.why, array_to_string(i.caveats, ' ')) as said) as t
-  where f.id is null
-    or coalesce(i.rank, 0) < 1
-    or f.run_id = narration_check.run_id
-      -- a later run may have found it again: analysis_apply then drops these words
-      and (i.remediation_code is null
-        or i.remediation_code not in (f.remediation_code, 'no_action')
-        or coalesce(length(i.headline), 0) not between 1 and 200
+  if v_bad is null then
+    select x.fault into v_bad
+    from jsonb_to_recordset(v_items) as i (
+      finding_id uuid, rank integer, headline text, why text, caveats text[], remediation_code text)
+    left join app.findings as f on f.tenant_id = narration_check.tenant_id and f.id = i.finding_id
+    cross join lateral (select case
+      when f.id is null then 'unknown_finding'
+      when coalesce(i.rank, 0) < 1 then 'rank'
+      -- A later run has found it again: analysis_apply drops these words, whatever they are.
+      when f.run_id <> narration_check.run_id then null
+      when coalesce(i.remediation_code, '') not in (f.remediation_code, 'no_action') then 'remediation'
+      when coalesce(length(i.headline), 0) not between 1 and 200
         or coalesce(length(i.why), 0) not between 1 and 1000
-        -- What is left once the known slots are taken out must hold no digit and no brace.
-        or app_private.render(t.said,
-            (select jsonb_object_agg(s.key, '') from jsonb_object_keys(f.slots) as s (key)))
-          ~ '[[:digit:]{}]')
-  limit 1;
+        or cardinality(i.caveats) > 10
+        or exists (select from unnest(i.caveats) as c (caveat)
+                   where coalesce(length(c.caveat), 0) not between 1 and 500) then 'length'
+      when app_private.says_numbers(
+          concat_ws(' ', i.headline, i.why, array_to_string(i.caveats, ' ')), f.slots)
+        then 'number_or_unknown_slot' end as fault) as x
+    where x.fault is not null
+    limit 1;
+  end if;
+  if v_bad is null and exists (
+    select from jsonb_to_recordset(v_items) as i (finding_id uuid) group by i.finding_id having count(*) > 1)
+  then
+    v_bad := 'finding_twice';
+  end if;
 
-  if found then
+  if v_bad is not null then
     perform app_private.narration_refuse(v_bad);
   end if;
 end
 $$;
 
 comment on function app_private.narration_check is
-  'Raises NA102 unless every item words a finding of this run, with a known remediation and no number of its own: the '
-  'shell has checked the answer of the model; this is the constraint behind it.';
+  'Raises NA102 unless the result words each finding of this run once at most, with a known remediation and no number of '
+  'its own. The shell has checked the answer of the model; this is the constraint behind it.';
 --! EndIncluded app_private/narration_check.sql
 --! Included app_private/analysis_apply.sql
 create or replace function app_private.analysis_apply(tenant_id uuid, run_id uuid, result jsonb) returns void
@@ -3972,11 +4000,10 @@ as $$
 declare
   v_items constant jsonb := coalesce(result -> 'items', '[]');
 begin
-  perform app_private.narration_check(tenant_id, run_id, v_items);
-  if coalesce(result ->> 'narrated_by', '') not in ('model', 'template') then
-    perform app_private.narration_refuse('narrated_by');
-  end if;
+  perform app_private.narration_check(tenant_id, run_id, result);
 
+  -- In one order, as findings_save does: two runs of a tenant may end at once.
+  perform from app.findings as f where f.tenant_id = analysis_apply.tenant_id order by f.id for no key update;
   update app.findings as f
   set headline = i.headline,
       why = i.why,
@@ -3999,7 +4026,7 @@ begin
 
   insert into app.analyses (tenant_id, id, narrated_by, fallback_reason, provider, model, prompt_hash,
     summary, finding_count)
-  select analysis_apply.tenant_id, analysis_apply.run_id, coalesce(result ->> 'narrated_by', 'template'),
+  select analysis_apply.tenant_id, analysis_apply.run_id, result ->> 'narrated_by',
          result ->> 'fallback_reason', result ->> 'provider', result ->> 'model', result ->> 'prompt_hash',
          left(result ->> 'summary', 2000), count(*)
   from app.findings as f
@@ -4181,14 +4208,16 @@ set search_path = ''
 as $$
 begin
   perform app.enter(tenant_id, ticket);
-  if state not in ('open', 'acknowledged', 'snoozed', 'dismissed', 'resolved')
-    or max_rows not between 1 and 200
+  if coalesce(state, '') not in ('open', 'acknowledged', 'snoozed', 'dismissed', 'resolved')
+    or coalesce(max_rows, 0) not between 1 and 200
+    or after_rank is null
   then
     raise exception using
       errcode = 'OP102',
       message = 'argument_invalid',
       detail  = pg_catalog.jsonb_build_object('state', state, 'max_rows', max_rows),
-      hint    = 'state is open, acknowledged, snoozed, dismissed or resolved; max_rows is 1 to 200.';
+      hint    =
+        'state is open, acknowledged, snoozed, dismissed or resolved; max_rows is 1 to 200, after_rank is a number.';
   end if;
 
   return query
@@ -4331,8 +4360,8 @@ grant execute on function app_private.nanousd to holdfast_system;
 --! Included app_private/tenant_check.sql
 set local role holdfast_system;
 
-create or replace function app_private.tenant_check(name text, tier text, time_zone text, required_tags text[])
-returns void
+create or replace function app_private.tenant_check(
+  name text, tier text, time_zone text, required_tags text[]) returns void
 language plpgsql
 stable
 set search_path = ''
@@ -4347,7 +4376,8 @@ declare
     when pg_catalog.cardinality(required_tags) > 20
       or exists (select from unnest(required_tags) as r (tag)
                  where coalesce(r.tag, '') !~ '^[^[:cntrl:]]{1,128}$')
-      or (select count(distinct r.tag) from unnest(required_tags) as r (tag)) <> pg_catalog.cardinality(required_tags)
+      or (select count(distinct r.tag) from unnest(required_tags) as r (tag))
+        <> pg_catalog.cardinality(required_tags)
       then 'required_tags' end;
 begin
   if v_wrong is not null then
@@ -4355,8 +4385,8 @@ begin
       errcode = 'TN103',
       message = 'tenant_invalid',
       detail  = pg_catalog.jsonb_build_object('argument', v_wrong),
-      hint    = 'A name has 1 to 100 printable characters, a tier is a row of app.tiers, a time zone is one like '
-                'Europe/Berlin, and at most 20 different tags of 1 to 128 characters are required.';
+      hint    = 'A name has 1 to 100 printable characters, a tier is a row of app.tiers, a time zone is one '
+                'like Europe/Berlin, and at most 20 different tags of 1 to 128 characters are required.';
   end if;
 end
 $$;
@@ -4489,10 +4519,10 @@ declare
   v_tenant_id constant uuid := app.tenant_find(tenant);
   v_limit     constant bigint := app_private.nanousd(limit_usd);
   v_before    app.llm_budgets;
-  v_version   bigint := 1;
+  v_version   bigint;
 begin
   perform app_private.reason_check(reason);
-  if period not in ('day', 'week', 'month', 'total') then
+  if period is null or period not in ('day', 'week', 'month', 'total') then
     raise exception using
       errcode = 'OP102',
       message = 'argument_invalid',
@@ -4512,6 +4542,7 @@ begin
       hint    = 'Someone changed it since you read it. Read ops.budgets again.';
   end if;
 
+  v_version := coalesce(v_before.version, 0) + 1;
   if not dry_run then
     insert into app.llm_budgets as b (tenant_id, period, limit_nanousd)
     values (v_tenant_id, budget_set.period, v_limit)
@@ -4520,7 +4551,8 @@ begin
     returning b.version into v_version;
 
     insert into ops.audit_log (action, subject, reason, before, after)
-    values ('budget_set', tenant, reason, pg_catalog.to_jsonb(v_before),
+    values ('budget_set', tenant, reason,
+            case when v_before.id is not null then pg_catalog.to_jsonb(v_before) end,
             pg_catalog.jsonb_build_object('limit_usd', limit_usd, 'period', period, 'version', v_version));
   end if;
 

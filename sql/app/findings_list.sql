@@ -12,14 +12,16 @@ set search_path = ''
 as $$
 begin
   perform app.enter(tenant_id, ticket);
-  if state not in ('open', 'acknowledged', 'snoozed', 'dismissed', 'resolved')
-    or max_rows not between 1 and 200
+  if coalesce(state, '') not in ('open', 'acknowledged', 'snoozed', 'dismissed', 'resolved')
+    or coalesce(max_rows, 0) not between 1 and 200
+    or after_rank is null
   then
     raise exception using
       errcode = 'OP102',
       message = 'argument_invalid',
       detail  = pg_catalog.jsonb_build_object('state', state, 'max_rows', max_rows),
-      hint    = 'state is open, acknowledged, snoozed, dismissed or resolved; max_rows is 1 to 200.';
+      hint    =
+        'state is open, acknowledged, snoozed, dismissed or resolved; max_rows is 1 to 200, after_rank is a number.';
   end if;
 
   return query

@@ -5,11 +5,10 @@ as $$
 declare
   v_items constant jsonb := coalesce(result -> 'items', '[]');
 begin
-  perform app_private.narration_check(tenant_id, run_id, v_items);
-  if coalesce(result ->> 'narrated_by', '') not in ('model', 'template') then
-    perform app_private.narration_refuse('narrated_by');
-  end if;
+  perform app_private.narration_check(tenant_id, run_id, result);
 
+  -- In one order, as findings_save does: two runs of a tenant may end at once.
+  perform from app.findings as f where f.tenant_id = analysis_apply.tenant_id order by f.id for no key update;
   update app.findings as f
   set headline = i.headline,
       why = i.why,
@@ -32,7 +31,7 @@ begin
 
   insert into app.analyses (tenant_id, id, narrated_by, fallback_reason, provider, model, prompt_hash,
     summary, finding_count)
-  select analysis_apply.tenant_id, analysis_apply.run_id, coalesce(result ->> 'narrated_by', 'template'),
+  select analysis_apply.tenant_id, analysis_apply.run_id, result ->> 'narrated_by',
          result ->> 'fallback_reason', result ->> 'provider', result ->> 'model', result ->> 'prompt_hash',
          left(result ->> 'summary', 2000), count(*)
   from app.findings as f

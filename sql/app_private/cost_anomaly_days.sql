@@ -24,7 +24,8 @@ as $$
   ),
   series as (
     select x.series_id, x.provider_name, x.sub_account_id, max(x.sub_account_name) as sub_account_name,
-           x.service_name, x.region_id, x.billing_currency, min(x.day) as first_day, max(x.last_day) as last_day
+           x.service_name, x.region_id, x.billing_currency, min(x.day) as first_day,
+           max(x.last_day) as last_day
     from daily as x
     group by x.series_id, x.provider_name, x.sub_account_id, x.service_name, x.region_id, x.billing_currency
   ),

@@ -7,6 +7,9 @@ as $$
 declare
   v_count integer;
 begin
+  -- What is there is locked in one order first: two runs of a tenant may order the same findings differently.
+  perform from app.findings as f where f.tenant_id = findings_save.tenant_id order by f.id for no key update;
+
   insert into app.findings as f (tenant_id, run_id, fingerprint, detector, detector_version, scope, severity,
     currency, monthly_saving, saving_basis, confidence, rank, evidence, slots, headline, why,
     remediation_code)
@@ -16,6 +19,7 @@ begin
          row_number() over (order by d.monthly_saving desc nulls last, d.amount desc, d.fingerprint),
          jsonb_strip_nulls(d.evidence), d.slots, d.headline, d.why, d.remediation_code
   from unnest(detected) as d
+  order by d.fingerprint
   on conflict on constraint findings_fingerprint_once do update
   set run_id = excluded.run_id,
       detector_version = excluded.detector_version,

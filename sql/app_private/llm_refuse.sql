@@ -12,7 +12,8 @@ begin
   into v_tight
   from app_private.llm_headroom(tenant_id, at) as h
   order by (h.limit_nanousd = 0) desc, (needed_nanousd > h.limit_nanousd) desc,
-           (h.spent_nanousd + h.presumed_nanousd + needed_nanousd > h.limit_nanousd) desc, h.left_nanousd, h.budget_id
+           (h.spent_nanousd + h.presumed_nanousd + needed_nanousd > h.limit_nanousd) desc,
+           h.left_nanousd, h.budget_id
   limit 1;
 
   raise exception using

@@ -1,7 +1,7 @@
 set local role holdfast_system;
 
-create or replace function app_private.tenant_check(name text, tier text, time_zone text, required_tags text[])
-returns void
+create or replace function app_private.tenant_check(
+  name text, tier text, time_zone text, required_tags text[]) returns void
 language plpgsql
 stable
 set search_path = ''
@@ -16,7 +16,8 @@ declare
     when pg_catalog.cardinality(required_tags) > 20
       or exists (select from unnest(required_tags) as r (tag)
                  where coalesce(r.tag, '') !~ '^[^[:cntrl:]]{1,128}$')
-      or (select count(distinct r.tag) from unnest(required_tags) as r (tag)) <> pg_catalog.cardinality(required_tags)
+      or (select count(distinct r.tag) from unnest(required_tags) as r (tag))
+        <> pg_catalog.cardinality(required_tags)
       then 'required_tags' end;
 begin
   if v_wrong is not null then
@@ -24,8 +25,8 @@ begin
       errcode = 'TN103',
       message = 'tenant_invalid',
       detail  = pg_catalog.jsonb_build_object('argument', v_wrong),
-      hint    = 'A name has 1 to 100 printable characters, a tier is a row of app.tiers, a time zone is one like '
-                'Europe/Berlin, and at most 20 different tags of 1 to 128 characters are required.';
+      hint    = 'A name has 1 to 100 printable characters, a tier is a row of app.tiers, a time zone is one '
+                'like Europe/Berlin, and at most 20 different tags of 1 to 128 characters are required.';
   end if;
 end
 $$;

@@ -13,10 +13,10 @@ declare
   v_tenant_id constant uuid := app.tenant_find(tenant);
   v_limit     constant bigint := app_private.nanousd(limit_usd);
   v_before    app.llm_budgets;
-  v_version   bigint := 1;
+  v_version   bigint;
 begin
   perform app_private.reason_check(reason);
-  if period not in ('day', 'week', 'month', 'total') then
+  if period is null or period not in ('day', 'week', 'month', 'total') then
     raise exception using
       errcode = 'OP102',
       message = 'argument_invalid',
@@ -36,6 +36,7 @@ begin
       hint    = 'Someone changed it since you read it. Read ops.budgets again.';
   end if;
 
+  v_version := coalesce(v_before.version, 0) + 1;
   if not dry_run then
     insert into app.llm_budgets as b (tenant_id, period, limit_nanousd)
     values (v_tenant_id, budget_set.period, v_limit)
@@ -44,7 +45,8 @@ begin
     returning b.version into v_version;
 
     insert into ops.audit_log (action, subject, reason, before, after)
-    values ('budget_set', tenant, reason, pg_catalog.to_jsonb(v_before),
+    values ('budget_set', tenant, reason,
+            case when v_before.id is not null then pg_catalog.to_jsonb(v_before) end,
             pg_catalog.jsonb_build_object('limit_usd', limit_usd, 'period', period, 'version', v_version));
   end if;
 
