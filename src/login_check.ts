@@ -29,12 +29,14 @@ export async function refuseUnsafeLogin(
   db: Pick<Db, "pool">,
   environment: Config["environment"],
 ): Promise<void> {
+  // What it may become counts as well as what it is.
   const [login] = await systemCall(
     db,
-    `select session_user::text as name, r.rolsuper as superuser, r.rolbypassrls as bypasses_row_security,
-            pg_has_role(r.oid, 'holdfast_owner', 'member') as owner,
+    `select session_user::text as name, bool_or(r.rolsuper) as superuser,
+            bool_or(r.rolbypassrls) as bypasses_row_security,
+            bool_or(r.rolname in ('holdfast_owner', 'holdfast_system')) as owner,
             current_setting('server_version_num') as version_num, current_setting('server_version') as version
-     from pg_roles as r where r.rolname = session_user`,
+     from pg_roles as r where pg_has_role(session_user, r.oid, 'member')`,
     [],
     Login,
   );

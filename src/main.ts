@@ -3,11 +3,10 @@ import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { type Config, readConfig } from "./config.ts";
-import { AppError } from "./errors.ts";
+import { fail } from "./exit.ts";
 import { createLog } from "./log.ts";
 import { migrateDatabase } from "./migrate.ts";
 import { openDb, processMetrics, startApi, startWork, VERSION } from "./parts.ts";
-import { isDatabaseAway } from "./problem.ts";
 import { Progress } from "./progress.ts";
 import { start } from "./start.ts";
 
@@ -160,51 +159,4 @@ function stopped(): Promise<void> {
 function usage(message: string): never {
   process.stderr.write(`${message}\nnpm start -- --help shows what there is.\n`);
   process.exit(2);
-}
-
-/** What a person can act on is said in words; anything else is a bug, and its stack is shown. */
-function fail(error: unknown): void {
-  process.exitCode = 1;
-  const known = namedError(error);
-  if (known instanceof AppError) {
-    const hint = known.hint === undefined || known.message.endsWith(known.hint) ? "" : `${known.hint}\n`;
-    const said = known.message === known.code ? known.code : `${known.code}: ${known.message}`;
-    const facts =
-      known.message === known.code && Object.keys(known.detail).length > 0
-        ? ` ${JSON.stringify(known.detail)}`
-        : "";
-    process.stderr.write(`${said}${facts}\n${hint}`);
-  } else {
-    process.stderr.write(`${known instanceof Error ? (known.stack ?? known.message) : String(known)}\n`);
-  }
-}
-
-/** What comes from outside and has no name of ours yet. */
-function namedError(error: unknown): unknown {
-  if (error instanceof Error && "code" in error && error.code === "EADDRINUSE") return portTaken(error);
-  return isRefusedByDatabase(error) ? noDatabase(error) : error;
-}
-
-/** Away, or it does not know the login, the password or the database: class 28, 3D000. */
-function isRefusedByDatabase(error: unknown): error is Error & { code?: string } {
-  return (
-    isDatabaseAway(error) ||
-    (error instanceof Error && /^(28|3D)...$/.test(String((error as { code?: string }).code)))
-  );
-}
-
-/** A port that is taken is the operator's to change. */
-function portTaken(error: Error): AppError {
-  return new AppError("config_invalid", {
-    message: `the address of the endpoint is taken: ${error.message}`,
-    hint: "Set HTTP_PORT.",
-  });
-}
-
-function noDatabase(error: Error & { code?: string }): AppError {
-  return new AppError("service_unavailable", {
-    message: `the database cannot be used: ${error.message || error.code}`,
-    hint: "See that it runs, and that DATABASE_URL has the host, port, login, password and database of it.",
-    cause: error,
-  });
 }

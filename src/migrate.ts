@@ -101,7 +101,7 @@ export function asOwner(url: string): string {
   return target.href;
 }
 
-/** Lets the database verify tickets of this key. The secret itself is not sent: only its two padded halves are. */
+/** Lets the database verify tickets of this key. The secret can be read from what is kept: only the owner sees the table. */
 export async function registerTicketKey(client: pg.ClientBase, key: TicketKey): Promise<void> {
   const { ipad, opad } = ticketPads(key.secret);
   await client.query(

@@ -2,6 +2,7 @@
 import { Writable } from "node:stream";
 
 const BAR_CELLS = 30;
+const PLAIN_MS = 5_000;
 
 /** Shows steps. Log lines written through `log` do not tear the bar. */
 export class Progress {
@@ -9,6 +10,7 @@ export class Progress {
   readonly log: Writable;
   readonly #out: NodeJS.WriteStream;
   #bar = "";
+  #saidAt = performance.now();
 
   constructor(out: NodeJS.WriteStream = process.stderr) {
     this.#out = out;
@@ -26,16 +28,21 @@ export class Progress {
     this.#print(`${line}\n`);
   }
 
-  /** Shows how far a step is; plain output shows a step once, when it is done. */
-  advance(step: string, done: number, total: number): void {
-    const finished = done >= total;
-    if (!this.#out.isTTY) {
-      if (finished) this.say(`${step}: ${done} of ${total}`);
-      return;
+  /**
+   * Shows how far a step is; without `total` it has no known end. Where there is no terminal, a line every five seconds
+   * and one at the end.
+   */
+  advance(step: string, done: number, total?: number): void {
+    const finished = total !== undefined && done >= total;
+    const said = total === undefined ? `${step}: ${done}` : `${step}: ${done} of ${total}`;
+    if (finished || (!this.#out.isTTY && performance.now() - this.#saidAt >= PLAIN_MS)) {
+      this.#bar = "";
+      this.#saidAt = performance.now();
+      this.say(said);
+    } else if (this.#out.isTTY) {
+      this.#bar = total === undefined ? said : `${cells(done, total)} ${said}`;
+      this.#print("");
     }
-    const full = total === 0 ? BAR_CELLS : Math.floor((BAR_CELLS * Math.min(done, total)) / total);
-    this.#bar = finished ? "" : `${"█".repeat(full)}${"░".repeat(BAR_CELLS - full)} ${step} ${done}/${total}`;
-    this.#print(finished ? `${step}: ${done} of ${total}\n` : "");
   }
 
   /** Takes the bar away. */
@@ -49,6 +56,12 @@ export class Progress {
       if (text !== "") this.#out.write(text);
       return;
     }
-    this.#out.write(`\r\x1b[2K${text}${this.#bar}`);
+    // A bar that is wider than the terminal would wrap, and only its last row could be taken back.
+    this.#out.write(`\r\x1b[2K${text}${this.#bar.slice(0, (this.#out.columns ?? 80) - 1)}`);
   }
+}
+
+function cells(done: number, total: number): string {
+  const full = total === 0 ? BAR_CELLS : Math.floor((BAR_CELLS * Math.min(done, total)) / total);
+  return "█".repeat(full) + "░".repeat(BAR_CELLS - full);
 }

@@ -1,6 +1,7 @@
 // The database of `npm start`: the embedded server, or your own by DATABASE_URL; with roles, passwords and migrations.
-import type pg from "pg";
+import pg from "pg";
 import type { Config } from "./config.ts";
+import { AppError } from "./errors.ts";
 import type { Log } from "./log.ts";
 import { bootstrap, migrateDatabase } from "./migrate.ts";
 import { startPostgres } from "./postgres.ts";
@@ -28,7 +29,7 @@ export async function openServer(
   signal: AbortSignal,
 ): Promise<Server> {
   const { passwords } = localSecrets(config.directory);
-  const { administrator, host, port, database, stop } =
+  const { administrator, host, port, database, query, stop } =
     config.databaseUrl === undefined
       ? await embedded(config, progress, signal)
       : external(config.databaseUrl);
@@ -38,11 +39,11 @@ export async function openServer(
     database,
     password: (login) => passwords[login],
     url: (login) =>
-      `postgresql://${login}:${passwords[login]}@${host}:${port}/${encodeURIComponent(database)}`,
+      `postgresql://${login}:${passwords[login]}@${host}:${port}/${encodeURIComponent(database)}${query}`,
     stop,
   };
   try {
-    await bootstrap(administrator, { database, passwords });
+    await bootstrap(administrator, { database, passwords }).catch(mayNotBootstrap);
     await migrateDatabase(server.url("holdfast_admin"), config.ticketKey, log);
     return server;
   } catch (error) {
@@ -51,7 +52,20 @@ export async function openServer(
   }
 }
 
-type Found = Pick<Server, "host" | "port" | "database" | "stop"> & { administrator: pg.ClientConfig };
+function mayNotBootstrap(error: unknown): never {
+  if (!(error instanceof pg.DatabaseError && error.code === "42501")) throw error;
+  throw new AppError("config_invalid", {
+    message: `the login of DATABASE_URL may not set up a database: ${error.message}`,
+    hint: "npm start needs one with CREATEROLE and CREATEDB; or run the parts, as the README says.",
+    cause: error,
+  });
+}
+
+/** `query` is what the logins' URLs end with: how to encrypt, for instance. */
+type Found = Pick<Server, "host" | "port" | "database" | "stop"> & {
+  administrator: pg.ClientConfig;
+  query: string;
+};
 
 async function embedded(config: Config, progress: Progress, signal: AbortSignal): Promise<Found> {
   const server = await startPostgres({
@@ -68,6 +82,7 @@ async function embedded(config: Config, progress: Progress, signal: AbortSignal)
     host: server.host,
     port: server.port,
     database: DATABASE,
+    query: "",
     stop: () => server.stop(),
   };
 }
@@ -77,11 +92,14 @@ function external(databaseUrl: string): Found {
   const url = new URL(databaseUrl);
   const database = decodeURIComponent(url.pathname.slice(1)) || DATABASE;
   url.pathname = "/postgres";
+  const administrator = { connectionString: url.href };
+  for (const own of ["host", "port", "user", "password", "dbname", "options"]) url.searchParams.delete(own);
   return {
-    administrator: { connectionString: url.href },
+    administrator,
     host: url.hostname,
     port: Number(url.port || 5432),
     database,
+    query: url.search,
     stop: async () => {},
   };
 }

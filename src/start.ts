@@ -126,7 +126,7 @@ async function importFirst(context: Context, db: Db, ops: Ops): Promise<string |
   const { rows, flaggedRows } = await importFocus(db, tenantId, {
     path: options.importFile,
     source: "import",
-    onProgress: (done) => progress.advance(`Rows of ${options.importFile}`, done, Number.POSITIVE_INFINITY),
+    onProgress: (done) => progress.advance("Rows imported", done),
     signal,
   });
   progress.clear();
@@ -171,7 +171,8 @@ async function whatNow(config: Config<"all">, { server, api, ops }: System): Pro
   const [tenant] = await tenantsList(ops);
   const login = { host: server.host, port: server.port, database: server.database, user: "holdfast_ops" };
   const pgpass = writePgpass(config.directory, { ...login, password: server.password("holdfast_ops") });
-  const psql = `PGPASSFILE=${quoted(shortest(pgpass))} psql -h ${login.host} -p ${login.port} -U ${login.user} -d ${login.database}`;
+  const address = `-h ${login.host.replace(/^\[|\]$/g, "")} -p ${login.port} -U ${login.user} -d ${quoted(login.database)}`;
+  const psql = `PGPASSFILE=${quoted(shortest(pgpass))} psql ${address}`;
   const lines = ["", `holdfast serves on ${api.url} until Ctrl-C.`, ""];
   if (tenant !== undefined) {
     const token = await mintToken(config, {

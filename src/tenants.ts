@@ -33,7 +33,10 @@ export async function tenantNamed(ops: Ops, name: string): Promise<string> {
   } catch (error) {
     if (!(error instanceof AppError && error.code === "tenant_not_found")) throw error;
     const tenant = { name, tier: "ACTIVE", timeZone: "UTC", limitUsd: "10", sample: false };
-    return tenantAdd(ops, tenant, "made by npm start for an import");
+    return tenantAdd(ops, tenant, "made by npm start for an import").catch((taken: unknown) => {
+      if (taken instanceof AppError && taken.code === "tenant_name_taken") return tenantFind(ops, name); // someone was quicker
+      throw taken;
+    });
   }
 }
 

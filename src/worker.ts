@@ -1,5 +1,5 @@
 // The worker: graphile-worker takes the tokens of the queue; loops keep schedule, leases and holds moving.
-import { EventEmitter } from "node:events";
+import { EventEmitter, once } from "node:events";
 import { hostname } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Logger as QueueLogger, type Runner, run as runQueue, type WorkerEvents } from "graphile-worker";
@@ -14,6 +14,8 @@ import { executeRun, GRACE_MS, type Observe, type RunDeps, type Tasks } from "./
 
 const SECOND = 1_000;
 const MINUTE = 60 * SECOND;
+/** How long a start waits until the queue hears of new tokens; without that it polls. */
+const LISTEN_MS = 5 * SECOND;
 
 /** What a stop may take beyond drain and grace: the last ends are written and the connections closed. */
 const CLOSING_MS = 10 * SECOND;
@@ -99,8 +101,9 @@ async function startQueue(options: Context, pgPool: pg.Pool): Promise<Runner> {
   events.once("pool:create", ({ workerPool }) => {
     deps.worker += `:${workerPool.id}`;
   });
+  const listening = once(events, "pool:listen:success", { signal: AbortSignal.timeout(LISTEN_MS) });
   try {
-    return await runQueue({
+    const runner = await runQueue({
       pgPool,
       concurrency,
       events,
@@ -124,6 +127,9 @@ async function startQueue(options: Context, pgPool: pg.Pool): Promise<Runner> {
         },
       },
     });
+    // A token that is queued before the queue listens would wait for its next poll.
+    await listening.catch(() => options.log.warn("queue_not_listening"));
+    return runner;
   } catch (error) {
     throw schemaMissing(error) ? unmigrated(error) : error;
   }

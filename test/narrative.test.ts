@@ -398,7 +398,7 @@ describe("narrate", () => {
         .map((content) => completion(null, undefined, { message: { role: "assistant", content } })),
     );
     await fc.assert(
-      fc.asyncProperty(wild, fc.nat(), async (value, attempt) => {
+      fc.asyncProperty(wild, fc.integer({ min: 1, max: 1_000_000 }), async (value, attempt) => {
         next = value;
         const run = { ...world.attempt, tenantId: world.tenantId, runId: crypto.randomUUID(), attempt };
         expect((await narrate(world.llm, run, SENT)).narrated_by).toBe("template");

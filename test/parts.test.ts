@@ -7,10 +7,12 @@ import { createServer, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import type pg from "pg";
 import { afterAll, afterEach, beforeAll, describe, expect, inject, it } from "vitest";
+import { z } from "zod";
 import { mintToken } from "../src/auth.ts";
-import { createPool, type Db } from "../src/db.ts";
+import { call, createPool, type Db } from "../src/db.ts";
 import { importFocus } from "../src/imports.ts";
 import { bootstrap, withClient } from "../src/migrate.ts";
 import { reportJson } from "../src/report.ts";
@@ -30,8 +32,8 @@ const tenants = new Map<string, string>();
 let ops: pg.Pool;
 let work: Db;
 
-function url(login: string, database = name): string {
-  return `postgresql://${login}:${TEST_PASSWORD}@${server.host}:${server.port}/${database}`;
+function url(login: string): string {
+  return `postgresql://${login}:${TEST_PASSWORD}@${server.host}:${server.port}/${name}`;
 }
 
 /** Starts `npm run <part>` with the settings that a deployment gives it. */
@@ -171,7 +173,6 @@ describe("npm run api and npm run worker", () => {
   });
 
   it.each([
-    ["api", "holdfast_admin"],
     ["worker", "holdfast_admin"],
     ["api", "superuser"],
   ])("%s is refused as %s, whom row security does not bind", async (script, login) => {
@@ -211,7 +212,6 @@ describe("npm run api and npm run worker", () => {
   it.each([
     ["a server that is not there", () => "postgresql://holdfast_service:longenough@127.0.0.1:1/holdfast"],
     ["a wrong password", () => url("holdfast_service").replace(TEST_PASSWORD, "a-wrong-password")],
-    ["a database that is not there", () => url("holdfast_service", "no_such_database")],
   ])("says in words that it cannot reach the database: %s", async (_, databaseUrl) => {
     const { code, stdout, stderr } = await part("api", databaseUrl()).ended;
     expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
@@ -288,6 +288,77 @@ describe("a model that lets its run down", { timeout: 60_000 }, () => {
       expect(line(tenant)?.["left"]).toBeLessThan(1);
       expect(line(tenant)?.["findings"]).toBeGreaterThan(0);
     }
+  });
+});
+
+describe("a worker that is told to end while a model thinks", { timeout: 60_000 }, () => {
+  let answer: (response: ServerResponse) => void = () => {};
+  const provider = createServer((_request, response) => answer(response));
+  let llm: Record<string, string>;
+
+  /** A run of the tenant whose request has reached the provider. */
+  async function thinking(tenant: string): Promise<Running> {
+    const worker = part("worker", url("holdfast_worker"), llm);
+    await worker.seen(/worker_started/);
+    await call(
+      work,
+      tenants.get(tenant) ?? "",
+      `select id from app.analysis_request($1, $2, provider => $3, model => 'm', input_tokens_bound => 1000,
+         max_output_tokens => 1000)`,
+      [host()],
+      z.object({ id: z.uuid() }),
+    );
+    await once(provider, "request");
+    return worker;
+  }
+
+  const host = () => `127.0.0.1:${(provider.address() as AddressInfo).port}`;
+
+  async function lastCall(tenant: string): Promise<unknown> {
+    const { rows } = await ops.query(
+      `select c.status, r.state from ops.llm_calls as c join ops.runs as r on r.id = c.run_id
+       where c.tenant = $1 order by c.id desc limit 1`,
+      [tenant],
+    );
+    return rows[0];
+  }
+
+  beforeAll(async () => {
+    provider.listen(0, "127.0.0.1");
+    await once(provider, "listening");
+    llm = { LLM_BASE_URL: `http://${host()}/v1`, LLM_MODEL: "m" };
+    await ops.query("select * from ops.llm_price_set($1, 'm', 1, 2, 'a test')", [host()]);
+  });
+  afterAll(() => {
+    provider.closeAllConnections();
+    provider.close();
+  });
+
+  it("waits for the answer, pays for it and completes the run", async () => {
+    const usage = { prompt_tokens: 100, completion_tokens: 20 };
+    const message = { role: "assistant", content: "no JSON" };
+    answer = (response) =>
+      setTimeout(() => {
+        response.writeHead(200, { "content-type": "application/json" });
+        response.end(JSON.stringify({ choices: [{ index: 0, message, finish_reason: "stop" }], usage }));
+      }, 700);
+    const worker = await thinking("Wholesale");
+    const { code, stderr } = await ending(worker);
+    expect(code, stderr.slice(-2_000)).toBe(0);
+    expect(await lastCall("Wholesale")).toEqual({ status: "APPLIED", state: "COMPLETED" });
+  });
+
+  it("goes at once at the second word, and the hold stays", async () => {
+    answer = () => {};
+    const worker = await thinking("Failing");
+    process.kill(worker.pid, "SIGTERM");
+    await sleep(1_200);
+    expect(worker.child.exitCode).toBeNull();
+    const since = performance.now();
+    const { code } = await ending(worker);
+    expect(code).toBe(130);
+    expect(performance.now() - since).toBeLessThan(5_000);
+    expect(await lastCall("Failing")).toEqual({ status: "RESERVED", state: "RUNNING" });
   });
 });
 

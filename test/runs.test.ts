@@ -370,11 +370,14 @@ describe("a failure", () => {
     });
   });
 
-  test("of the database carries its SQLSTATE, and one of a stranger's making is kept whole", async () => {
+  test("of the database carries its SQLSTATE, is not tried again with the same data, and one of a stranger's making is kept whole", async () => {
     const kind = await addKind(database, "odd");
     const divided = await addRun(database, tenantId, kind);
     await execute(divided, ({ call }) => call("select 1 / $3::int as n where $1 <> $2", [0], Row));
-    expect(await runRow(database, divided)).toMatchObject({ state: "FAILED", error_code: "sqlstate_22012" });
+    expect(await runRow(database, divided)).toMatchObject({
+      state: "DEAD_LETTER",
+      error_code: "sqlstate_22012",
+    });
 
     const thrown = await addRun(database, tenantId, kind);
     await execute(thrown, () => {
@@ -385,17 +388,17 @@ describe("a failure", () => {
       error: "a text with a NUL \uFFFD in it",
     });
     expect(lines.findLast((line) => line["run_id"] === divided)).toMatchObject({
-      msg: "job_failed",
+      msg: "job_dead_letter",
       error_code: "sqlstate_22012",
       err: { message: "division by zero" },
     });
   });
 
-  test("of a result that SQL refuses fails the attempt, and nothing of it is applied", async () => {
+  test("of a result that SQL refuses ends the run, and nothing of it is applied", async () => {
     const runId = await addRun(database, tenantId, await addKind(database, "unstorable"));
     await execute(runId, async () => ({ text: "\0" }));
     expect(await runRow(database, runId)).toMatchObject({
-      state: "FAILED",
+      state: "DEAD_LETTER",
       error_code: "sqlstate_22P05",
       result: null,
     });

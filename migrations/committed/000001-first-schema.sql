@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:5a8df62aa79b8bfb417228e0c55a79f46e50c120
+--! Hash: sha1:c71697156d96ac752e13a5fef0bdda78e196fcdd
 --! Message: first schema
 
 --! Included index.sql
@@ -3629,7 +3629,8 @@ as $$
            sum(d.doubtful_count) > 0.05 * sum(d.line_count) as doubtful,
            dense_rank() over (order by d.provider_name, d.sub_account_id, d.service_name, d.region_id,
              d.billing_currency) as series_id,
-           max(d.day) over (partition by d.provider_name) as last_day
+           max(d.day) over (partition by d.provider_name) as last_day,
+           max(d.day) over () as tenant_last_day
     from app.cost_daily_current as d
     where d.tenant_id = $1
       and d.charge_category = 'Usage'
@@ -3642,6 +3643,8 @@ as $$
            x.service_name, x.region_id, x.billing_currency, min(x.day) as first_day,
            max(x.last_day) as last_day
     from daily as x
+    -- A provider that bills no more has nothing new to say.
+    where x.last_day > x.tenant_last_day - 30
     group by x.series_id, x.provider_name, x.sub_account_id, x.service_name, x.region_id, x.billing_currency
   ),
   dense as materialized (

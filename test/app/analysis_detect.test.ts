@@ -39,7 +39,7 @@ describe("it works", () => {
       ],
       facts:
         "baseline=100.00 USD; cost=160.00 USD; days=4 days; excess=240.00 USD; excess_per_day=60.00 USD; " +
-        "first_day=12 Nov 2026; monthly_saving=1,826.25 USD; region=eu-west-1; service=EC2; sub_account=web",
+        "first_day=14 Nov 2024; monthly_saving=1,826.25 USD; region=eu-west-1; service=EC2; sub_account=web",
     });
     expect(candidates[2]).toMatchObject({
       detector: "untagged_spend",

@@ -301,11 +301,11 @@ describe("it refuses", () => {
         finished_at: expect.any(Date),
       });
       for (const call of [
-        costs.fail(tenantId, importId, {}),
-        costs.publish(tenantId, importId),
-        costs.rollUp(tenantId, importId),
+        () => costs.fail(tenantId, importId, {}),
+        () => costs.publish(tenantId, importId),
+        () => costs.rollUp(tenantId, importId),
       ]) {
-        await refusal(call, "import_closed");
+        await refusal(call(), "import_closed");
       }
       expect(await rows("select type, data from app.events where subject_id = $1", [importId])).toEqual([
         { type: "import.failed", data: error },
@@ -334,12 +334,12 @@ describe("it refuses", () => {
   test("an import that is not there", async () => {
     for (const id of [randomUUID(), null as unknown as string]) {
       for (const call of [
-        costs.add(tenantId, id, []),
-        costs.rollUp(tenantId, id),
-        costs.publish(tenantId, id),
-        costs.fail(tenantId, id, {}),
+        () => costs.add(tenantId, id, []),
+        () => costs.rollUp(tenantId, id),
+        () => costs.publish(tenantId, id),
+        () => costs.fail(tenantId, id, {}),
       ]) {
-        expect((await refusal(call, "import_not_found")).status).toBe(404);
+        expect((await refusal(call(), "import_not_found")).status).toBe(404);
       }
     }
   });
@@ -362,12 +362,12 @@ describe("a stranger gets nothing", () => {
     }
     const absent = await refusal(costs.publish(stranger.tenantId, randomUUID()), "import_not_found");
     for (const call of [
-      costs.add(stranger.tenantId, importId, [usage("2026-10-10", 1)], 9),
-      costs.rollUp(stranger.tenantId, importId),
-      costs.publish(stranger.tenantId, importId),
-      costs.fail(stranger.tenantId, importId, {}),
+      () => costs.add(stranger.tenantId, importId, [usage("2026-10-10", 1)], 9),
+      () => costs.rollUp(stranger.tenantId, importId),
+      () => costs.publish(stranger.tenantId, importId),
+      () => costs.fail(stranger.tenantId, importId, {}),
     ]) {
-      expect(await refusal(call, "import_not_found")).toMatchObject({
+      expect(await refusal(call(), "import_not_found")).toMatchObject({
         message: absent.message,
         detail: absent.detail,
       });

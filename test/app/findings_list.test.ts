@@ -25,7 +25,7 @@ describe("it works", () => {
       currency: "USD",
       monthly_saving: String(60 * 30.4375),
       saving_basis: "modelled",
-      headline: "EC2 has cost 60.00 USD a day too much since 12 Nov 2026",
+      headline: "EC2 has cost 60.00 USD a day too much since 14 Nov 2024",
       why: expect.stringMatching(
         /^In web, eu-west-1, it costs 160.00 USD a day where 100.00 USD was usual.*1,826.25 USD\.$/,
       ),
@@ -37,7 +37,7 @@ describe("it works", () => {
     });
     expect(listed[1]).toMatchObject({
       monthly_saving: null,
-      headline: "S3 cost 1,000.00 USD more than usual around 9 Nov 2026",
+      headline: "S3 cost 1,000.00 USD more than usual around 11 Nov 2024",
     });
     expect(listed[2]).toMatchObject({ headline: '600.00 USD of spend has no tag "owner"' });
     for (const each of listed) expect(`${each["headline"]} ${each["why"]}`).not.toMatch(/[{}]/);

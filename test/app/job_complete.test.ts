@@ -2,7 +2,7 @@
 // test/app_private/narration_check.test.ts.
 import { randomUUID } from "node:crypto";
 import { beforeAll, describe, expect, test } from "vitest";
-import { refusal, strangerIsRefused } from "../support/contract.ts";
+import { collide, refusal, strangerIsRefused } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
 import { runsOf } from "../support/runs.ts";
 
@@ -103,19 +103,24 @@ describe("it works once", () => {
     expect(await analyses(runId)).toHaveLength(1);
   });
 
-  test("of completing and failing at once, one is done", async () => {
-    for (let round = 0; round < 5; round += 1) {
-      const runId = await runs.running(tenantId);
-      const outcomes = await Promise.allSettled([
-        runs.complete(tenantId, runId, 1, NOTHING_FOUND),
-        runs.fail(tenantId, runId, 1),
-        runs.complete(tenantId, runId, 1, NOTHING_FOUND),
-      ]);
-      expect(outcomes.filter((each) => each.status === "fulfilled")).toHaveLength(1);
-      const { state } = await runs.row(runId);
-      expect(await analyses(runId)).toHaveLength(state === "COMPLETED" ? 1 : 0);
-      expect(await runs.history(runId)).toEqual(["PENDING", "RUNNING", state]);
-    }
+  test("of completing and failing at once, one is done and the others are fenced", async () => {
+    const runId = await runs.running(tenantId);
+    const outcomes = await collide<unknown>(
+      database,
+      { text: "select from app.job_runs where id = $1", values: [runId] },
+      [
+        () => runs.complete(tenantId, runId, 1, NOTHING_FOUND),
+        () => runs.fail(tenantId, runId, 1),
+        () => runs.complete(tenantId, runId, 1, NOTHING_FOUND),
+        () => runs.fail(tenantId, runId, 1),
+      ],
+    );
+    expect(outcomes.filter((each) => each.status === "fulfilled")).toHaveLength(1);
+    for (const each of outcomes)
+      if (each.status === "rejected") expect(each.reason.code).toBe("job_run_fenced");
+    const { state } = await runs.row(runId);
+    expect(await analyses(runId)).toHaveLength(state === "COMPLETED" ? 1 : 0);
+    expect(await runs.history(runId)).toEqual(["PENDING", "RUNNING", state]);
   });
 });
 

@@ -1,6 +1,6 @@
 // sql/app/job_reap.sql: runs whose worker is gone, and tokens that were lost, come back.
 import { beforeAll, beforeEach, describe, expect, test } from "vitest";
-import type { Row } from "../support/contract.ts";
+import { besides, type Row } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
 import { runsOf } from "../support/runs.ts";
 
@@ -129,6 +129,17 @@ describe("a lost worker", () => {
   });
 });
 
+test("runs that something else is at are passed over, not waited for", async () => {
+  const [lost, busy] = [await runs.running(tenantId, "plain"), await runs.running(tenantId, "plain")];
+  const [late, busyToo] = [await runs.add(tenantId, "plain"), await runs.add(tenantId, "plain")];
+  for (const runId of [lost, busy]) await runs.loseWorker(runId);
+  for (const runId of [late, busyToo]) await waiting(runId, 20);
+  const held = { text: "select from app.job_runs where id = any ($1)", values: [[busy, busyToo]] };
+  expect(await besides(database, held, database.worker, "select app.job_reap() as n")).toEqual([{ n: 2 }]);
+  expect([(await runs.row(lost))["state"], (await runs.row(busy))["state"]]).toEqual(["FAILED", "RUNNING"]);
+  expect(await runs.reap()).toBe(2);
+});
+
 describe("a lost token", () => {
   test("of a run that has waited 15 s is queued again", async () => {
     const runId = await runs.add(tenantId, "plain"); // and no token
@@ -177,6 +188,18 @@ describe("a lost token", () => {
     const keys = (await rows("select key from graphile_worker._private_jobs")).map((row) => row["key"]);
     expect(keys.sort()).toEqual([...pending.map((runId) => `run:${runId}:0`), `run:${failed}:1`].sort());
     await runs.complete(tenantId, running, 1, {});
+  });
+
+  test("a tenant that is suspended gets none until it is not", async () => {
+    const suspended = await database.addTenant();
+    const runId = await runs.add(suspended.tenantId, "plain");
+    await waiting(runId, 20);
+    const setStatus = (status: string) =>
+      rows("update app.tenants set status = $2 where tenant_id = $1", [suspended.tenantId, status]);
+    await setStatus("SUSPENDED");
+    expect(await runs.reap()).toBe(0); // its worker would be refused
+    await setStatus("ACTIVE");
+    expect(await runs.reap()).toBe(1);
   });
 
   test("what waits for its time is not repaired before it", async () => {

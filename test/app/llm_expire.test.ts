@@ -1,6 +1,6 @@
 // sql/app/llm_expire.sql: what was held too long is presumed, among all tenants.
 import { beforeAll, describe, expect, test } from "vitest";
-import { refusal } from "../support/contract.ts";
+import { besides, refusal } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
 import { ledgerOf } from "../support/ledger.ts";
 
@@ -86,6 +86,20 @@ describe("it works twice", () => {
     expect(states).toEqual(["PRESUMED", "PRESUMED", "RESERVED"]);
     expect(await expire(2)).toBe(1);
     expect(await broken()).toEqual([]);
+  });
+
+  test("a hold that is being settled is passed over, not waited for", async () => {
+    const { tenantId } = await database.addTenant();
+    const [busy, idle] = [await reserve(tenantId, { ttl: "0" }), await reserve(tenantId, { ttl: "0" })];
+    const held = { text: "select from app.llm_reservations where id = $1", values: [busy["id"]] };
+    expect(await besides(database, held, database.worker, "select app.llm_expire() as n")).toEqual([
+      { n: 1 },
+    ]);
+    expect([(await ledger.hold(busy["id"]))["status"], (await ledger.hold(idle["id"]))["status"]]).toEqual([
+      "RESERVED",
+      "PRESUMED",
+    ]);
+    expect(await expire()).toBe(1);
   });
 
   test("eight sweepers at once move each hold once, while others settle and reserve", async () => {

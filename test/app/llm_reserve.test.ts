@@ -69,10 +69,12 @@ describe("it works", () => {
   });
 
   test("what is held to the last nano-USD of the limit is admitted, and not one more", async () => {
-    const { tenantId } = await database.addTenant({ limitUsd: "0.002" });
-    await reserve(tenantId);
-    await reserve(tenantId);
-    await refusal(reserve(tenantId, { input: 0, output: 1 }), "budget_exceeded");
+    await database.ops.query("select ops.llm_price_set('tiny', 'm', 0.001, 0.001, reason => 'test')"); // 1 nano-USD a token
+    const { tenantId } = await database.addTenant({ limitUsd: "0.000000010" });
+    await reserve(tenantId, { provider: "tiny", input: 4, output: 0 });
+    await refusal(reserve(tenantId, { provider: "tiny", input: 0, output: 7 }), "budget_exceeded");
+    await reserve(tenantId, { provider: "tiny", input: 0, output: 6 });
+    await refusal(reserve(tenantId, { provider: "tiny", input: 1, output: 0 }), "budget_exceeded");
     await reserve(tenantId, { provider: "free" }); // it adds nothing, and the budget is not zero
     expect(await broken()).toEqual([]);
   });

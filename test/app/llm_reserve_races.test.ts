@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createPool } from "../../src/db.ts";
 import { AppError } from "../../src/errors.ts";
-import { oneAs, type Row, refusal } from "../support/contract.ts";
+import { collide, oneAs, type Row, refusal } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
 import { type Asked, ledgerOf, RESERVE, reserveValues } from "../support/ledger.ts";
 
@@ -30,27 +30,42 @@ const deadlocks = async () =>
   ).rows[0].n as number;
 
 /** Splits outcomes into the holds that were made and the names of the refusals. */
-async function outcomes(calls: Promise<Row>[]): Promise<{ held: Row[]; refused: string[] }> {
-  const held: Row[] = [];
-  const refused: string[] = [];
-  for (const outcome of await Promise.allSettled(calls)) {
-    if (outcome.status === "fulfilled") held.push(outcome.value);
-    else refused.push(outcome.reason instanceof AppError ? outcome.reason.code : String(outcome.reason));
-  }
-  return { held, refused };
+function sorted(outcomes: PromiseSettledResult<Row>[]): { held: Row[]; refused: string[] } {
+  const held = outcomes.flatMap((each) => (each.status === "fulfilled" ? [each.value] : []));
+  const refused = outcomes.flatMap((each) => (each.status === "rejected" ? [each.reason] : []));
+  return {
+    held,
+    refused: refused.map((reason) => (reason instanceof AppError ? reason.code : String(reason))),
+  };
 }
+
+const outcomes = async (calls: Promise<Row>[]) => sorted(await Promise.allSettled(calls));
 
 const times = <T>(count: number, make: (index: number) => T): T[] =>
   Array.from({ length: count }, (_, i) => make(i));
 
 test("fifty callers at once and money for ten: exactly ten holds", async () => {
-  const { tenantId } = await database.addTenant({ limitUsd: "0.010" });
-  const { held, refused } = await outcomes(times(50, () => reserve(tenantId)));
+  const { tenantId } = await database.addTenant({ limitUsd: "0.011" });
+  await reserve(tenantId); // the row that all of them need is there
+  const waiting = await collide(
+    database,
+    { text: "select from app.llm_budget_periods where tenant_id = $1", values: [tenantId] },
+    times(50, () => () => reserve(tenantId)),
+  );
+  const { held, refused } = sorted(waiting);
   expect(held).toHaveLength(10);
   expect(refused).toEqual(times(40, () => "budget_exceeded"));
   expect(await balances(tenantId)).toEqual([
-    { period: "month", reserved: 10_000_000, presumed: 0, spent: 0 },
+    { period: "month", reserved: 11_000_000, presumed: 0, spent: 0 },
   ]);
+  expect(await holdCount(tenantId)).toBe(11);
+  expect(await broken()).toEqual([]);
+});
+
+test("so too when none of them finds the row of the period", async () => {
+  const { tenantId } = await database.addTenant({ limitUsd: "0.010" });
+  const { held, refused } = await outcomes(times(50, () => reserve(tenantId)));
+  expect([held.length, refused.length]).toEqual([10, 40]);
   expect(await holdCount(tenantId)).toBe(10);
   expect(await broken()).toEqual([]);
 });

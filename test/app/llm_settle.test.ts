@@ -1,7 +1,7 @@
 // sql/app/llm_settle.sql: the hold becomes what the call did cost.
 import { randomUUID } from "node:crypto";
 import { beforeAll, describe, expect, test } from "vitest";
-import { oneAs, type Row, refusal, strangerIsRefused } from "../support/contract.ts";
+import { collide, oneAs, type Row, refusal, strangerIsRefused } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
 import { ledgerOf } from "../support/ledger.ts";
 
@@ -162,10 +162,19 @@ describe("it works twice", () => {
     expect(await ledger.usage(id)).toHaveLength(1);
   });
 
-  test("twenty at once are one", async () => {
+  test("ten at once are one", async () => {
     const { tenantId, id } = await held();
-    const answers = await Promise.all(Array.from({ length: 20 }, () => settle(tenantId, id, 100, 20)));
-    expect(new Set(answers.map((answer) => JSON.stringify(answer))).size).toBe(1);
+    const settles = Array.from({ length: 10 }, () => () => settle(tenantId, id, 100, 20));
+    const outcomes = await collide(
+      database,
+      { text: "select from app.llm_reservations where id = $1", values: [id] },
+      settles,
+    );
+    expect(new Set(outcomes.map((each) => JSON.stringify(each))).size).toBe(1);
+    expect(outcomes[0]).toMatchObject({
+      status: "fulfilled",
+      value: { status: "APPLIED", cost_nanousd: "140000" },
+    });
     expect(await spentOf(tenantId)).toEqual([140_000]);
     expect(await ledger.usage(id)).toHaveLength(1);
     expect(await broken()).toEqual([]);

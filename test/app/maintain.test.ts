@@ -12,8 +12,12 @@ const rows = async (text: string, values: unknown[] = []) =>
   (await database.superuser.query(text, values)).rows as Row[];
 const sweep = async (maxRows = 20_000): Promise<number> =>
   (await database.worker.pool.query("select app.cost_import_sweep($1) as n", [maxRows])).rows[0].n;
-const maintain = async (maxSweeps = 20): Promise<Row> =>
-  (await database.worker.pool.query("select * from app.maintain($1)", [maxSweeps])).rows[0];
+const maintain = async (): Promise<Row> =>
+  (await database.worker.pool.query("select * from app.maintain()")).rows[0];
+/** Calls it until nothing is left. */
+async function maintainAll(): Promise<void> {
+  await expect.poll(async () => (await maintain())["rows_swept"], { interval: 1 }).toBe("0");
+}
 
 const lineCount = async (importId: string) => {
   const [count] = await rows(
@@ -36,7 +40,7 @@ const load = (lines: number) =>
 beforeAll(async () => {
   ({ tenantId } = await database.addTenant());
 });
-beforeEach(() => maintain());
+beforeEach(() => maintainAll());
 
 describe("sweep", () => {
   test("the lines of a superseded import go, in batches; what is seen stays", async () => {
@@ -62,7 +66,7 @@ describe("sweep", () => {
     const failed = await costs.start(other.tenantId);
     await costs.add(other.tenantId, failed, [usage("2026-10-10", 1)]);
     await costs.fail(other.tenantId, failed, { code: "focus_invalid" });
-    await maintain();
+    await maintainAll();
     expect(await lineCount(failed)).toEqual([0, 0]);
   });
 
@@ -72,13 +76,13 @@ describe("sweep", () => {
     await rows("update app.cost_imports set started_at = now() - interval '23 hours' where id = $1", [
       loading,
     ]);
-    await maintain();
+    await maintainAll();
     expect(await importRow(loading)).toMatchObject({ status: "LOADING" });
     expect(await lineCount(loading)).toEqual([1, 0]);
     await rows("update app.cost_imports set started_at = now() - interval '25 hours' where id = $1", [
       loading,
     ]);
-    await maintain();
+    await maintainAll();
     expect(await importRow(loading)).toMatchObject({ status: "FAILED", error: { reason: "abandoned" } });
     expect(await lineCount(loading)).toEqual([0, 0]);
   });
@@ -86,7 +90,7 @@ describe("sweep", () => {
   test("a partly replaced import keeps the lines that are still seen", async () => {
     const both = await costs.load(tenantId, [usage("2026-08-10", 1), usage("2026-09-10", 2)]);
     await costs.load(tenantId, [usage("2026-09-10", 3)]);
-    await maintain();
+    await maintainAll();
     const seen = await rows(
       "select import_id from app.cost_lines_current where tenant_id = $1 and charge_period_start = '2026-08-10'",
       [tenantId],
@@ -98,7 +102,7 @@ describe("sweep", () => {
     const old = await Promise.all([load(30), load(30), load(30)]);
     await load(1);
     const counts = await Promise.all(Array.from({ length: 6 }, () => maintain()));
-    await maintain();
+    await maintainAll();
     expect(counts.reduce((sum, each) => sum + Number(each["rows_swept"]), 0)).toBeGreaterThan(0);
     for (const importId of old) {
       if ((await importRow(importId))["status"] === "SUPERSEDED")

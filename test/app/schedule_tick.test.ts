@@ -1,7 +1,7 @@
 // sql/app/schedule_tick.sql: the runs that are due, made once, whoever ticks.
 import { afterAll, beforeEach, describe, expect, test } from "vitest";
 import { createPool } from "../../src/db.ts";
-import type { Row } from "../support/contract.ts";
+import { besides, type Row } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
 import { runsOf } from "../support/runs.ts";
 
@@ -186,6 +186,19 @@ describe("it works twice", () => {
     expect(await tick(48)).toEqual({ runs: 0, shards: 0 });
     expect(await runsFor(tenants)).toHaveLength(450);
     expect((await deadlocks()) - before).toBe(0);
+  });
+
+  test("what another tick is at is passed over, not waited for", async () => {
+    const tenants = await addTenants(40, "DORMANT");
+    const due = await makeDue(tenants);
+    const held = {
+      text: "select from app.schedules as s where exists (select from app.tenants as t where t.tenant_id = $1 and t.tier = s.tier and t.shard = s.shard)",
+      values: [tenants[0]],
+    };
+    const [told] = await besides(database, held, { pool }, "select shards from app.schedule_tick(48)");
+    expect(told).toEqual({ shards: due - 1 });
+    expect(await tick(48)).toMatchObject({ shards: 1 });
+    expect(await runsFor(tenants)).toHaveLength(40);
   });
 
   test("a turn that was taken is not taken again, though the clock went back and the run has ended", async () => {

@@ -7,7 +7,7 @@ import { testDatabase } from "../support/database.ts";
 const database = testDatabase();
 const costs = costsOf(database);
 
-const LAST = "2026-11-15";
+const LAST = "2024-11-17";
 const ALL = JSON.stringify({ environment: "prod", owner: "a", cost_center: "7" });
 
 async function detect(lines: Cells[], requiredTags?: string[]): Promise<Row[]> {
@@ -155,8 +155,8 @@ describe("it can be trusted", () => {
 
   test("one line of a day to come does not hide the others", async () => {
     const far = usage("2099-01-01", 1, {
-      billing_period_start: "2026-11-01",
-      billing_period_end: "2026-12-01",
+      billing_period_start: "2024-11-01",
+      billing_period_end: "2024-12-01",
       tags: ALL,
     });
     expect(await detect([...tagged(null, 2), far], ["owner"])).toMatchObject([

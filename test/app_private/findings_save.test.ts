@@ -1,6 +1,6 @@
 // sql/app_private/findings_save.sql: a finding lives from run to run.
 import { beforeEach, describe, expect, test } from "vitest";
-import type { Row } from "../support/contract.ts";
+import { lockWaits, type Row } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
 import { analysesOf, costOf, THREE_FINDINGS } from "../support/findings.ts";
 
@@ -99,13 +99,8 @@ describe("it works twice", () => {
     await costs.load(tenantId, spikes("one", "other"));
     await analyse(tenantId);
     const [early, late] = [await runs.running(tenantId), await runs.running(tenantId)];
-    const waiting = async (count: number) => {
-      const text =
-        "select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-      await expect
-        .poll(async () => (await database.superuser.query(text)).rows[0].n, { timeout: 10_000 })
-        .toBe(count);
-    };
+    const waiting = (count: number) =>
+      expect.poll(() => lockWaits(database), { timeout: 10_000 }).toBe(count);
 
     // A third party holds the finding in the middle, until each run has come as far as it can.
     const holder = await database.superuser.connect();

@@ -45,7 +45,7 @@ describe("it takes", () => {
     const listed = (await list(tenantId)).find((each) => each["id"] === candidates[0]!["finding_id"]);
     expect(listed).toMatchObject({
       headline: "EC2 costs 60.00 USD more a day",
-      why: "It began on 12 Nov 2026 and stands.",
+      why: "It began on 14 Nov 2024 and stands.",
       caveats: ["Only 4 days are known."],
       narrated_by: "model",
     });

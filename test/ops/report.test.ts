@@ -4,7 +4,7 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { type Row, refusal } from "../support/contract.ts";
 import { usage } from "../support/costs.ts";
 import { testDatabase } from "../support/database.ts";
-import { analysesOf, BY_TEMPLATE, byModel, costOf, THREE_FINDINGS } from "../support/findings.ts";
+import { analysesOf, BY_TEMPLATE, byModel, costOf, LAST_DAY, THREE_FINDINGS } from "../support/findings.ts";
 import { ledgerOf } from "../support/ledger.ts";
 
 const database = testDatabase();
@@ -36,7 +36,7 @@ describe("report", () => {
 
   test("what was imported, found, held and spent, and how its last analysis ended", async () => {
     const { tenantId, name } = await database.addTenant({ limitUsd: "5", tier: "HIGH_VALUE" });
-    await costs.load(tenantId, [...THREE_FINDINGS, usage("2026-11-15", 7, { provider_name: null })]);
+    await costs.load(tenantId, [...THREE_FINDINGS, usage(LAST_DAY, 7, { provider_name: null })]);
     const runId = await runs.running(tenantId);
     await detect(tenantId, runId);
     expect(await reportOf(name)).toMatchObject({ state: "running" });
@@ -127,7 +127,7 @@ test("findings: in words, best first", async () => {
     severity: "medium",
     saving: String(60 * 30.4375),
     cur: "USD",
-    headline: "EC2 has cost 60.00 USD a day too much since 12 Nov 2026",
+    headline: "EC2 has cost 60.00 USD a day too much since 14 Nov 2024",
     state: "open",
     narrated_by: "template",
   });

@@ -18,3 +18,11 @@ export type TestServer = {
   /** Where each test file leaves the names of the functions that it called. */
   callsDirectory: string;
 };
+
+/** The administrator's connection, in another database. */
+export function inDatabase(administrator: pg.ClientConfig, database: string): pg.ClientConfig {
+  if (administrator.connectionString === undefined) return { ...administrator, database };
+  const url = new URL(administrator.connectionString);
+  url.pathname = `/${database}`;
+  return { connectionString: url.href };
+}

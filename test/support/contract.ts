@@ -1,5 +1,6 @@
 // How tests of the contract speak SQL: one statement for one tenant, what it refuses, and a stranger who tries it.
 import { randomUUID } from "node:crypto";
+import type pg from "pg";
 import { expect } from "vitest";
 import type { Db } from "../../src/db.ts";
 import { AppError, translate } from "../../src/errors.ts";
@@ -74,4 +75,61 @@ export async function raised(
   let detail: Row = {};
   if (error.detail?.startsWith("{")) detail = JSON.parse(error.detail);
   return { name: error.message, sqlstate: error.code, detail };
+}
+
+/**
+ * What a query answers while another transaction holds rows. It must not wait for them: after a second it is given up
+ * as an error.
+ */
+export async function besides(
+  database: TestDatabase,
+  held: { text: string; values?: unknown[] },
+  db: { pool: pg.Pool },
+  text: string,
+): Promise<Row[]> {
+  const [holder, client] = [await database.superuser.connect(), await db.pool.connect()];
+  try {
+    await holder.query("begin");
+    expect((await holder.query(`${held.text} for no key update`, held.values)).rowCount).toBeGreaterThan(0);
+    await client.query("begin");
+    await client.query("set local lock_timeout = '1s'");
+    const { rows } = await client.query(text);
+    await client.query("commit");
+    return rows;
+  } finally {
+    await holder.query("rollback");
+    holder.release();
+    client.release(true); // an error has left it inside of its transaction
+  }
+}
+
+/**
+ * What becomes of calls that all meet at the same rows: another transaction holds them until every call waits, then
+ * lets go. The pool of the calls must have a connection for each.
+ */
+export async function collide<T>(
+  database: TestDatabase,
+  held: { text: string; values?: unknown[] },
+  calls: (() => Promise<T>)[],
+): Promise<PromiseSettledResult<T>[]> {
+  const holder = await database.superuser.connect();
+  try {
+    await holder.query("begin");
+    expect((await holder.query(`${held.text} for no key update`, held.values)).rowCount).toBeGreaterThan(0);
+    const outcomes = Promise.allSettled(calls.map((call) => call()));
+    await expect.poll(() => lockWaits(database), { timeout: 10_000, interval: 10 }).toBe(calls.length);
+    await holder.query("commit");
+    return await outcomes;
+  } finally {
+    await holder.query("rollback");
+    holder.release();
+  }
+}
+
+/** How many sessions of the database wait for a lock. */
+export async function lockWaits(database: TestDatabase): Promise<number> {
+  const { rows } = await database.superuser.query(
+    "select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+  );
+  return rows[0].n;
 }

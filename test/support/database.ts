@@ -8,7 +8,7 @@ import { afterAll, beforeAll, inject } from "vitest";
 import { createPool, type Db } from "../../src/db.ts";
 import { bootstrap, withClient } from "../../src/migrate.ts";
 import { mintTicket } from "../../src/tickets.ts";
-import { TEST_PASSWORD, TEST_TICKET_KEY } from "./constants.ts";
+import { inDatabase, TEST_PASSWORD, TEST_TICKET_KEY } from "./constants.ts";
 
 /** A tenant that a test made. */
 export type TestTenant = { tenantId: string; name: string };
@@ -95,11 +95,4 @@ export function testDatabase(): TestDatabase {
     },
     ticket: (tenantId) => mintTicket(TEST_TICKET_KEY, tenantId, 0),
   };
-}
-
-function inDatabase(administrator: pg.ClientConfig, database: string): pg.PoolConfig {
-  if (administrator.connectionString === undefined) return { database };
-  const url = new URL(administrator.connectionString);
-  url.pathname = `/${database}`;
-  return { connectionString: url.href };
 }

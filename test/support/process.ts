@@ -39,9 +39,17 @@ const folders: string[] = [];
 /** Settings that a test gives; nothing of our own environment but what npm and node cannot do without. */
 export type Environment = Record<string, string>;
 
+/** Every setting, empty, which counts as absent: so that a developer's own .env does not come in. */
+const UNSET: Environment = Object.fromEntries(
+  [...fs.readFileSync(join(PROJECT, ".env.example"), "utf8").matchAll(/^#([A-Z_]+)=/gm)].map((match) => [
+    match[1] ?? "",
+    "",
+  ]),
+);
+
 function environment(given: Environment): NodeJS.ProcessEnv {
   const path = [join(PROJECT, "node_modules/.bin"), process.env["PATH"]].join(delimiter);
-  return { PATH: path, HOME: process.env["HOME"] ?? "/", LANG: "C.UTF-8", ...given };
+  return { PATH: path, HOME: process.env["HOME"] ?? "/", LANG: "C.UTF-8", ...UNSET, ...given };
 }
 
 /** Starts a program in a process group of its own, as a shell on a terminal does. */

@@ -10,7 +10,7 @@ import type { TestProject } from "vitest/node";
 import { createLog } from "../../src/log.ts";
 import { bootstrap, migrateDatabase, withClient } from "../../src/migrate.ts";
 import { startPostgres } from "../../src/postgres.ts";
-import { TEST_PASSWORD, TEST_TICKET_KEY, type TestServer } from "./constants.ts";
+import { inDatabase, TEST_PASSWORD, TEST_TICKET_KEY, type TestServer } from "./constants.ts";
 
 declare module "vitest" {
   export interface ProvidedContext {
@@ -46,7 +46,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   project.provide("server", { administrator, host, port, template: TEMPLATE, callsDirectory });
   return async () => {
     try {
-      await reportUncalled({ ...administrator, database: TEMPLATE }, callsDirectory);
+      await reportUncalled(inDatabase(administrator, TEMPLATE), callsDirectory);
     } finally {
       await rm(callsDirectory, { recursive: true });
       await stop();
@@ -135,6 +135,7 @@ async function reportUncalled(template: pg.ClientConfig, callsDirectory: string)
        where p.pronamespace::regnamespace::text in ('app', 'app_private', 'ops') order by 1`,
     ),
   );
+  if (rows.length === 0) throw new Error("There is no function to look for: this is not the template.");
   const uncalled = rows.map((row) => row.name).filter((name) => !called.has(name));
   console.info(`PL/pgSQL functions called by a test: ${rows.length - uncalled.length} of ${rows.length}`);
   if (uncalled.length > 0) throw new Error(`No test calls ${uncalled.join(", ")}`);

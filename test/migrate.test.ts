@@ -1,0 +1,223 @@
+// From an empty server to a migrated database: once, twice, and two at once; by a superuser and by one who is none.
+import { randomBytes, randomUUID } from "node:crypto";
+import pg from "pg";
+import { afterAll, beforeAll, describe, expect, inject, it } from "vitest";
+import { createLog } from "../src/log.ts";
+import {
+  asOwner,
+  bootstrap,
+  migrateDatabase,
+  projectFile,
+  registerTicketKey,
+  withClient,
+} from "../src/migrate.ts";
+import { mintTicket, type TicketKey } from "../src/tickets.ts";
+import { TEST_PASSWORD, TEST_TICKET_KEY } from "./support/constants.ts";
+import { testDatabase } from "./support/database.ts";
+
+const server = inject("server");
+const database = testDatabase();
+const log = createLog({ level: "error" });
+const databases: string[] = [];
+
+function newName(): string {
+  const name = `holdfast_${randomUUID().slice(0, 8)}`;
+  databases.push(name);
+  return name;
+}
+
+function url(name: string, login = "holdfast_admin"): string {
+  return `postgresql://${login}:${TEST_PASSWORD}@${server.host}:${server.port}/${name}`;
+}
+
+async function rowsOf(connectionString: string, text: string, values: unknown[] = []) {
+  return withClient({ connectionString }, async (client) => (await client.query(text, values)).rows);
+}
+
+afterAll(async () => {
+  await withClient(server.administrator, async (client) => {
+    for (const name of databases) await client.query(`drop database if exists "${name}" with (force)`);
+  });
+});
+
+describe("bootstrap", () => {
+  it("makes an empty database that only our roles may enter, and does nothing the second time", async () => {
+    const name = newName();
+    for (let round = 0; round < 2; round += 1) {
+      await bootstrap(server.administrator, { database: name, passwords: {} });
+      expect(
+        await rowsOf(
+          url(name),
+          `select pg_get_userbyid(datdba) as owner, has_database_privilege('holdfast_service', oid, 'connect') as ours,
+             exists (select from aclexplode(datacl) as x where x.grantee = 0) as anyone
+           from pg_database where datname = $1`,
+          [name],
+        ),
+      ).toEqual([{ owner: "holdfast_owner", ours: true, anyone: false }]);
+    }
+  });
+
+  it("may be run by many at the same time", async () => {
+    const name = newName();
+    await Promise.all(
+      Array.from({ length: 4 }, () => bootstrap(server.administrator, { database: name, passwords: {} })),
+    );
+    expect(await rowsOf(url(name), "select 1 as here")).toEqual([{ here: 1 }]);
+  });
+
+  it("takes names and passwords with any sign in them", async () => {
+    const name = `holdfast "q" 'x' ${randomUUID().slice(0, 4)}`;
+    const login = `login "q" ${randomUUID().slice(0, 4)}`;
+    const password = `it's "fine" \\ $1 :x`;
+    const quoted = pg.escapeIdentifier(login);
+    await withClient(server.administrator, (client) => client.query(`create role ${quoted} login`));
+    try {
+      await bootstrap(server.administrator, { database: name, passwords: { [login]: password } });
+      const { host, port } = server;
+      const refused = withClient({ host, port, user: login, password, database: name }, async () => "in");
+      // The password is right; it is the database that does not know the login.
+      await expect(refused).rejects.toThrow(/permission denied for database/);
+    } finally {
+      await withClient(server.administrator, async (client) => {
+        await client.query(`drop database if exists ${pg.escapeIdentifier(name)}`);
+        await client.query(`drop role ${quoted}`);
+      });
+    }
+  });
+});
+
+describe("migrateDatabase", () => {
+  let empty: string;
+
+  beforeAll(async () => {
+    empty = newName();
+    await bootstrap(server.administrator, { database: empty, passwords: {} });
+  });
+
+  it("brings an empty database to the newest migration, also when two begin at once, and again", async () => {
+    await Promise.all([
+      migrateDatabase(url(empty), TEST_TICKET_KEY, log),
+      migrateDatabase(url(empty), TEST_TICKET_KEY, log),
+    ]);
+    const state = () =>
+      rowsOf(
+        asOwner(url(empty)),
+        `select (select count(*)::int from graphile_migrate.migrations) as migrations,
+                (select count(*)::int from app_private.ticket_keys) as keys,
+                (select count(*)::int from pg_class where relispartition) as partitions`,
+      );
+    const [first] = await state();
+    expect(first).toMatchObject({ keys: 1 });
+    expect(first.migrations).toBeGreaterThan(0);
+    expect(first.partitions).toBeGreaterThan(0);
+    await migrateDatabase(url(empty), TEST_TICKET_KEY, log);
+    expect(await state()).toEqual([first]);
+  });
+
+  it("gives the worker its part of the queue, and nobody else", async () => {
+    const jobs = "select count(*)::int as n from graphile_worker.jobs";
+    await expect(rowsOf(url(empty, "holdfast_service"), jobs)).rejects.toThrow(/permission denied/);
+    const queue = "select count(*)::int as n from graphile_worker._private_jobs";
+    const asQueue = `${url(empty, "holdfast_worker")}?options=-c%20row_security%3Don`;
+    expect(await rowsOf(asQueue, queue)).toEqual([{ n: 0 }]);
+    await expect(rowsOf(asQueue, "drop table graphile_worker._private_jobs")).rejects.toThrow(
+      /must be owner/,
+    );
+  });
+
+  it("leaves every object to holdfast_owner or holdfast_system", async () => {
+    expect(
+      await rowsOf(
+        url(empty),
+        `select c.oid::regclass::text as object from pg_class as c
+         where c.relnamespace::regnamespace::text in ('app', 'app_private', 'ops', 'graphile_worker', 'graphile_migrate')
+           and pg_get_userbyid(c.relowner) not in ('holdfast_owner', 'holdfast_system')`,
+      ),
+    ).toEqual([]);
+  });
+
+  it("is refused to a login that does not own it", async () => {
+    await expect(migrateDatabase(url(empty, "holdfast_service"), TEST_TICKET_KEY, log)).rejects.toThrow(
+      /permission denied to set role/,
+    );
+  });
+
+  it("leaves no connection behind", async () => {
+    const open = () =>
+      withClient(server.administrator, async (client) => {
+        const { rows } = await client.query(
+          "select count(*)::int as n from pg_stat_activity where datname = $1",
+          [empty],
+        );
+        return rows[0].n;
+      });
+    await migrateDatabase(url(empty), TEST_TICKET_KEY, log);
+    await expect.poll(open, { timeout: 2_000, interval: 20 }).toBe(0);
+  });
+});
+
+describe("registerTicketKey", () => {
+  const newKey = (kid: number): TicketKey => ({ kid, secret: randomBytes(32) });
+
+  async function register(key: TicketKey): Promise<void> {
+    await withClient({ connectionString: asOwner(database.url("holdfast_admin")) }, (client) =>
+      registerTicketKey(client, key),
+    );
+  }
+
+  async function enters(key: TicketKey, tenantId: string): Promise<boolean> {
+    try {
+      await database.service.pool.query("select app.budget_status($1, $2)", [
+        tenantId,
+        mintTicket(key, tenantId, 0),
+      ]);
+      return true;
+    } catch (error) {
+      if (error instanceof pg.DatabaseError && error.code === "RL101") return false;
+      throw error;
+    }
+  }
+
+  it("lets a new key in beside the old one, and takes a key away that is replaced", async () => {
+    const { tenantId } = await database.addTenant();
+    const [second, replacement, stranger] = [newKey(2), newKey(2), newKey(3)];
+    expect(await enters(second, tenantId)).toBe(false);
+    await register(second);
+    expect(await enters(second, tenantId)).toBe(true);
+    expect(await enters(TEST_TICKET_KEY, tenantId)).toBe(true);
+
+    await register(replacement);
+    await register(replacement);
+    expect(await enters(replacement, tenantId)).toBe(true);
+    expect(await enters(second, tenantId)).toBe(false);
+    expect(await enters(stranger, tenantId)).toBe(false);
+    expect(await enters({ ...replacement, kid: 1 }, tenantId)).toBe(false);
+  });
+});
+
+describe("asOwner and projectFile", () => {
+  it("name the role in the URL, and files by their path", () => {
+    const address = new URL(asOwner("postgresql://me:secret@db:5433/x?sslmode=require"));
+    expect(address.searchParams.get("options")).toBe("-c role=holdfast_owner");
+    expect(address.searchParams.get("sslmode")).toBe("require");
+    expect(address.password).toBe("secret");
+    expect(projectFile("package.json")).toMatch(/^\/.*\/package\.json$/);
+  });
+});
+
+describe("withClient", () => {
+  it("gives what the work gives, throws what it throws, and ends its connection in both cases", async () => {
+    const mine = `test ${randomUUID()}`;
+    const config = { ...server.administrator, application_name: mine };
+    expect(await withClient(config, async () => 42)).toBe(42);
+    await expect(withClient(config, (client) => client.query("select 1/0"))).rejects.toThrow(
+      "division by zero",
+    );
+    const left = () =>
+      withClient(server.administrator, async (client) => {
+        const text = "select count(*)::int as n from pg_stat_activity where application_name = $1";
+        return (await client.query(text, [mine])).rows[0].n;
+      });
+    await expect.poll(left, { timeout: 2_000, interval: 20 }).toBe(0);
+  });
+});
