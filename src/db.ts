@@ -103,13 +103,17 @@ async function lend<T>(
     return result;
   } catch (error) {
     const known = translate(error);
-    if (client === undefined)
-      connecting.then((late) => late.release()).catch(() => {}); // nobody waits for it any more
-    else client.release(!(timeoutMs === undefined && known instanceof AppError && known.cause === error));
+    if (client !== undefined) client.release(timeoutMs !== undefined || !isPlainRefusal(known, error));
+    else connecting.then((late) => late.release()).catch(() => {}); // nobody waits for it any more
     throw known;
   } finally {
     signal?.removeEventListener("abort", onAbort);
   }
+}
+
+/** What SQL raised on purpose, and was not about who may be here. */
+function isPlainRefusal(known: unknown, raised: unknown): boolean {
+  return known instanceof AppError && known.cause === raised && known.code !== "rls_enforcement_failed";
 }
 
 /** The backend behind a connection; node-pg has it from the server's greeting but does not type it. */

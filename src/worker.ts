@@ -101,7 +101,10 @@ async function startQueue(options: Context, pgPool: pg.Pool): Promise<Runner> {
   events.once("pool:create", ({ workerPool }) => {
     deps.worker += `:${workerPool.id}`;
   });
-  const listening = once(events, "pool:listen:success", { signal: AbortSignal.timeout(LISTEN_MS) });
+  const listening = once(events, "pool:listen:success", { signal: AbortSignal.timeout(LISTEN_MS) }).then(
+    () => true,
+    () => false,
+  );
   try {
     const runner = await runQueue({
       pgPool,
@@ -128,7 +131,7 @@ async function startQueue(options: Context, pgPool: pg.Pool): Promise<Runner> {
       },
     });
     // A token that is queued before the queue listens would wait for its next poll.
-    await listening.catch(() => options.log.warn("queue_not_listening"));
+    if (!(await listening)) log.warn("queue_not_listening");
     return runner;
   } catch (error) {
     throw schemaMissing(error) ? unmigrated(error) : error;

@@ -106,6 +106,18 @@ describe("a connection", () => {
   });
 });
 
+test("a connection is kept after a refusal that is not about the tenant, which must stay cheap", async () => {
+  const db = poolOfOne();
+  const pid = await backend(db);
+  const absent =
+    "select id from app.analysis_get($1, $2, analysis_id => '00000000-0000-7000-8000-000000000000')";
+  await expect(call(db, tenant.id, absent, [], z.object({ id: z.uuid() }))).rejects.toMatchObject({
+    code: "analysis_not_found",
+  });
+  expect(await backend(db)).toBe(pid);
+  expect(await limitOf(db, tenant.id)).toBe(tenant.limit);
+});
+
 test("a call mints a ticket for the backend that it was lent", async () => {
   const db = poolOfOne();
   const Row = z.object({ tenant: z.string(), ticket: z.string(), pid: z.int() });

@@ -3,7 +3,7 @@ import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { PassThrough } from "node:stream";
 import { pathToFileURL } from "node:url";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { createLog } from "../src/log.ts";
 import { Progress } from "../src/progress.ts";
 
@@ -40,9 +40,9 @@ describe("on a terminal", () => {
     const { progress, screen } = terminal(80);
     progress.advance("Analyses ended", 0, 4);
     progress.advance("Analyses ended", 1, 4);
-    expect(screen()).toEqual([`${"█".repeat(7)}${"░".repeat(23)} Analyses ended 1/4`]);
+    expect(screen()).toEqual([`${"█".repeat(7)}${"░".repeat(23)} Analyses ended: 1 of 4`]);
     progress.advance("Analyses ended", 3, 4);
-    expect(screen()).toEqual([`${"█".repeat(22)}${"░".repeat(8)} Analyses ended 3/4`]);
+    expect(screen()).toEqual([`${"█".repeat(22)}${"░".repeat(8)} Analyses ended: 3 of 4`]);
     progress.advance("Analyses ended", 4, 4);
     expect(screen()).toEqual(["Analyses ended: 4 of 4", ""]);
   });
@@ -60,7 +60,7 @@ describe("on a terminal", () => {
     expect(JSON.parse(lines[0]!)).toMatchObject({ msg: "first", tenant: "a" });
     expect(lines[1]).toBe("PostgreSQL listens.");
     expect(JSON.parse(lines[2]!)).toMatchObject({ msg: "second" });
-    expect(lines[3]).toMatch(/^█{12}░{18} Imported 2\/5$/);
+    expect(lines[3]).toMatch(/^█{12}░{18} Imported: 2 of 5$/);
   });
 
   it("takes the bar away before a report", () => {
@@ -73,11 +73,9 @@ describe("on a terminal", () => {
 
   it("shows a step whose end is not known without an end", () => {
     const { progress, screen } = terminal(80);
-    progress.advance("Rows of bill.csv", 4_000, Number.POSITIVE_INFINITY);
-    const lines = screen();
-    expect(lines).toHaveLength(1);
-    expect(lines[0]).toMatch(/Rows of bill\.csv.*4[,. ]?000/);
-    expect(lines[0]).not.toContain("Infinity");
+    progress.advance("Rows of bill.csv", 2_000);
+    progress.advance("Rows of bill.csv", 4_000);
+    expect(screen()).toEqual(["Rows of bill.csv: 4000"]);
   });
 
   it.each([20, 40, 79])(
@@ -121,13 +119,17 @@ describe("anywhere else", () => {
     expect(text()).toBe('Imported: 5 of 5\nPostgreSQL listens.\n{"msg":"x"}\n');
   });
 
-  it("shows that a long step goes on, in a few lines", () => {
-    const { progress, text } = terminal();
-    for (let rows = 2_000; rows <= 1_000_000; rows += 2_000) {
-      progress.advance("Rows of bill.csv", rows, Number.POSITIVE_INFINITY);
+  it("shows that a long step goes on, a line every five seconds", () => {
+    vi.useFakeTimers({ toFake: ["performance"] });
+    try {
+      const { progress, text } = terminal();
+      for (let rows = 1_000; rows <= 12_000; rows += 1_000) {
+        vi.advanceTimersByTime(1_000);
+        progress.advance("Rows of bill.csv", rows);
+      }
+      expect(text()).toBe("Rows of bill.csv: 5000\nRows of bill.csv: 10000\n");
+    } finally {
+      vi.useRealTimers();
     }
-    const lines = text().trimEnd().split("\n");
-    expect(lines[0]).toContain("Rows of bill.csv");
-    expect(lines.length).toBeLessThan(60);
   });
 });

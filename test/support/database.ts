@@ -3,6 +3,7 @@
 import { randomUUID } from "node:crypto";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import type pg from "pg";
 import { afterAll, beforeAll, inject } from "vitest";
 import { createPool, type Db } from "../../src/db.ts";
@@ -49,7 +50,6 @@ export function testDatabase(): TestDatabase {
   };
   const ops = open({ connectionString: url("holdfast_ops") });
   const superuser = open({
-    ...server.administrator,
     ...inDatabase(server.administrator, name),
     options: "-c row_security=on",
   });
@@ -61,15 +61,16 @@ export function testDatabase(): TestDatabase {
     await bootstrap(server.administrator, { database: name, passwords: {} });
   });
   afterAll(async () => {
-    await recordCalls();
     await Promise.all(pools.map((pool) => pool.end()));
+    await withClient(inDatabase(server.administrator, name), recordCalls);
     await withClient(server.administrator, (client) => client.query(`drop database ${name} with (force)`));
   });
 
-  /** What the clone counted is lost with it. */
-  async function recordCalls(): Promise<void> {
-    const { rows } = await superuser.query<{ name: string }>(
-      "select schemaname || '.' || funcname as name from pg_stat_user_functions where calls > 0",
+  /** What the clone counted is lost with it. A function that only raises has a row, and a count of 0. */
+  async function recordCalls(client: pg.Client): Promise<void> {
+    await reported(client);
+    const { rows } = await client.query<{ name: string }>(
+      "select schemaname || '.' || funcname as name from pg_stat_user_functions",
     );
     await writeFile(join(server.callsDirectory, `${name}.json`), JSON.stringify(rows.map((row) => row.name)));
   }
@@ -95,4 +96,14 @@ export function testDatabase(): TestDatabase {
     },
     ticket: (tenantId) => mintTicket(TEST_TICKET_KEY, tenantId, 0),
   };
+}
+
+/** Waits until the backends of the clone have ended: they report what they counted with their end. */
+async function reported(client: pg.Client): Promise<void> {
+  const left = `select count(*)::int as backends from pg_stat_activity
+    where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()`;
+  for (let tries = 0; tries < 100; tries += 1) {
+    if ((await client.query<{ backends: number }>(left)).rows[0]?.backends === 0) return;
+    await sleep(20);
+  }
 }
