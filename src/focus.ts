@@ -3,11 +3,11 @@
 import { basename } from "node:path";
 import { CsvError, type InfoRecord, type Parser, parse } from "csv-parse";
 import { AppError } from "./errors.ts";
-import { BrokenGzip, bytesOf, foreignFormat } from "./focus_bytes.ts";
-import { type FocusVersion, REQUIRED_COLUMNS } from "./focus_columns.ts";
-import { type Header, readHeader } from "./focus_header.ts";
-import { type Place, refusal } from "./focus_refusal.ts";
-import { rowLiteral } from "./focus_rows.ts";
+import { BrokenGzip, bytesOf, foreignFormat } from "./focus/bytes.ts";
+import { type FocusVersion, REQUIRED_COLUMNS } from "./focus/columns.ts";
+import { type Header, readHeader } from "./focus/header.ts";
+import { type Place, refusal } from "./focus/refusal.ts";
+import { rowLiteral } from "./focus/rows.ts";
 
 /** Rows as composite literals of `app.cost_line_cells`, and the newest FOCUS version whose columns the file has. */
 export type Batch = { version: FocusVersion; rows: string[] };

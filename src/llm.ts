@@ -4,8 +4,8 @@ import type { Logger } from "pino";
 import { type Hold, presume, release, reserve, settle, type Usage } from "./budgets.ts";
 import type { Db } from "./db.ts";
 import { AppError } from "./errors.ts";
-import { type CallStatus, type Ending, exchange } from "./llm_exchange.ts";
-import { type BoundedRequest, readRequest } from "./llm_request.ts";
+import { type CallStatus, type Ending, exchange } from "./llm/exchange.ts";
+import { type BoundedRequest, readRequest } from "./llm/request.ts";
 import { offlineAnalyst } from "./offline_analyst.ts";
 
 /** Who answers: an OpenAI-compatible endpoint, or the rules of this process. Prices go by `name` and `model`. */

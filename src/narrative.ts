@@ -4,8 +4,8 @@ import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { APICallError, generateText, type JSONSchema7, jsonSchema, Output } from "ai";
 import { AppError } from "./errors.ts";
 import { type Attempt, type Llm, ModelCallError, retryingFetch } from "./llm.ts";
-import { type AnswerFault, ground, type NarratedItem, type RawAnswer } from "./narrative_answer.ts";
-import { ANALYSIS_BOUND, buildPrompt, Candidate, type Prompt } from "./narrative_prompt.ts";
+import { type AnswerFault, ground, type NarratedItem, type RawAnswer } from "./narrative/answer.ts";
+import { ANALYSIS_BOUND, buildPrompt, Candidate, type Prompt } from "./narrative/prompt.ts";
 
 export { ANALYSIS_BOUND, Candidate };
 

@@ -3,11 +3,10 @@ import * as fs from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "./errors.ts";
-import { embeddedPackage, type Log, runnableBinaries, serverAccount } from "./postgres_host.ts";
-import { lockDirectory } from "./postgres_lock.ts";
-import { holdsCluster, placeFor } from "./postgres_place.ts";
-import { choosePort, rememberPort } from "./postgres_port.ts";
-import { type Cluster, createCluster, launch } from "./postgres_programs.ts";
+import { embeddedPackage, type Log, runnableBinaries, serverAccount } from "./postgres/host.ts";
+import { lockDirectory } from "./postgres/lock.ts";
+import { holdsCluster, placeFor } from "./postgres/place.ts";
+import { choosePort, rememberPort } from "./postgres/port.ts";
 import {
   awaitRunning,
   clearStalePid,
@@ -15,7 +14,8 @@ import {
   type Postmaster,
   type Superuser,
   superuserOf,
-} from "./postmaster.ts";
+} from "./postgres/postmaster.ts";
+import { type Cluster, createCluster, launch } from "./postgres/programs.ts";
 
 const LAUNCHES = 4;
 

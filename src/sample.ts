@@ -3,10 +3,10 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
-import { makeBill } from "./sample_bill.ts";
-import { PROFILES, type Profile } from "./sample_catalog.ts";
-import { HEADER } from "./sample_csv.ts";
-import type { Truth } from "./sample_truth.ts";
+import { makeBill } from "./sample/bill.ts";
+import { PROFILES, type Profile } from "./sample/catalog.ts";
+import { HEADER } from "./sample/csv.ts";
+import type { Truth } from "./sample/truth.ts";
 
 export type { Truth };
 

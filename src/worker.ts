@@ -123,7 +123,12 @@ async function startQueue(options: Context, pgPool: pg.Pool): Promise<Runner> {
       },
       preset: {
         worker: {
-          localQueue: { size: concurrency + 1, ttl: MINUTE, refetchDelay: { durationMs: 100 } },
+          // The abort threshold: a token that is told during the delay is fetched at once, not at the next poll.
+          localQueue: {
+            size: concurrency + 1,
+            ttl: MINUTE,
+            refetchDelay: { durationMs: 100, maxAbortThreshold: 1 },
+          },
           // Unset, a finished token may stay locked for four hours when the process ends.
           completeJobBatchDelay: 0,
           failJobBatchDelay: 0,

@@ -5,8 +5,8 @@ import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { afterAll, describe, expect, test } from "vitest";
 import { AppError } from "../src/errors.ts";
+import { FOCUS_COLUMNS, LINE_CELLS, REQUIRED_COLUMNS } from "../src/focus/columns.ts";
 import { readFocus } from "../src/focus.ts";
-import { FOCUS_COLUMNS, LINE_CELLS, REQUIRED_COLUMNS } from "../src/focus_columns.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "focus-"));
 afterAll(() => rmSync(directory, { recursive: true }));

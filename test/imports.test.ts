@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { AppError } from "../src/errors.ts";
-import { LINE_CELLS } from "../src/focus_columns.ts";
+import { LINE_CELLS } from "../src/focus/columns.ts";
 import { importFocus } from "../src/imports.ts";
 import { sampleTenants, writeSample } from "../src/sample.ts";
 import { testDatabase } from "./support/database.ts";

@@ -1,6 +1,7 @@
 import { createServer, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, describe, expect, test } from "vitest";
+import { inputTokensBound, MESSAGE_TOKENS, REQUEST_TOKENS } from "../src/llm/request.ts";
 import {
   budgetedFetch,
   ModelCallError,
@@ -9,7 +10,6 @@ import {
   retryAfterMs,
   retryingFetch,
 } from "../src/llm.ts";
-import { inputTokensBound, MESSAGE_TOKENS, REQUEST_TOKENS } from "../src/llm_request.ts";
 import {
   type Answer,
   anotherDb,

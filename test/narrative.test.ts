@@ -1,11 +1,11 @@
 import fc from "fast-check";
 import { afterEach, describe, expect, test } from "vitest";
 import { createPool } from "../src/db.ts";
+import { inputTokensBound } from "../src/llm/request.ts";
 import { OFFLINE } from "../src/llm.ts";
-import { inputTokensBound } from "../src/llm_request.ts";
+import { ground, type RawAnswer, type Wording } from "../src/narrative/answer.ts";
+import { buildPrompt, PROMPT_BYTES_MAX, type Prompt } from "../src/narrative/prompt.ts";
 import { ANALYSIS_BOUND, Candidate, narrate } from "../src/narrative.ts";
-import { ground, type RawAnswer, type Wording } from "../src/narrative_answer.ts";
-import { buildPrompt, PROMPT_BYTES_MAX, type Prompt } from "../src/narrative_prompt.ts";
 import {
   type Answer,
   completion,

@@ -8,10 +8,10 @@ import { dirname, join } from "node:path";
 import { pathToFileURL } from "node:url";
 import pg from "pg";
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { embeddedPackage, runAs, SHARED_FOLDER, serverAccount } from "../src/postgres/host.ts";
+import { startOf } from "../src/postgres/lock.ts";
+import { socketFolder } from "../src/postgres/place.ts";
 import { type EmbeddedServer, type PostgresOptions, startPostgres } from "../src/postgres.ts";
-import { embeddedPackage, runAs, SHARED_FOLDER, serverAccount } from "../src/postgres_host.ts";
-import { startOf } from "../src/postgres_lock.ts";
-import { socketFolder } from "../src/postgres_place.ts";
 
 const isRoot = process.getuid?.() === 0;
 /** We kill processes, not machines. */
@@ -347,7 +347,7 @@ describe("starting and stopping", () => {
       fs.mkdirSync(folder);
       fs.writeFileSync(join(folder, "holdfast.pid"), "999999 1 another boot\n");
     }
-    const source = pathToFileURL(join(import.meta.dirname, "../src/postgres_lock.ts"));
+    const source = pathToFileURL(join(import.meta.dirname, "../src/postgres/lock.ts"));
     const script = `
       import { lockDirectory } from "${source}";
       const [begin, ...folders] = process.argv.slice(1);

@@ -4,8 +4,8 @@ import { z } from "zod";
 import { AppError } from "../src/errors.ts";
 import { jobClaim, jobComplete, jobFail, jobReap } from "../src/jobs.ts";
 import { executeRun, GRACE_MS, type Run, type RunDeps, type Task, unsettledHandlers } from "../src/runs.ts";
-import { addKind, addRun, history, journal, runRow, sql, until } from "./job_scene.ts";
 import { testDatabase } from "./support/database.ts";
+import { addKind, addRun, history, journal, runRow, sql, until } from "./support/job_scene.ts";
 
 const database = testDatabase();
 const db = database.worker;

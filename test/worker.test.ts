@@ -9,9 +9,9 @@ import { describe, expect, type TestContext, test } from "vitest";
 import { scheduleTick } from "../src/jobs.ts";
 import type { Run, Tasks } from "../src/runs.ts";
 import { startWorker, type Worker, type WorkerOptions } from "../src/worker.ts";
-import { addKind, addRun, history, journal, type Line, runRow, sql, until } from "./job_scene.ts";
 import { TEST_TICKET_KEY } from "./support/constants.ts";
 import { type TestDatabase, testDatabase } from "./support/database.ts";
+import { addKind, addRun, history, journal, type Line, runRow, sql, until } from "./support/job_scene.ts";
 
 const WORDED = {
   narrated_by: "template",
@@ -285,10 +285,14 @@ function spawnWorker(database: TestDatabase, { onTestFinished }: TestContext, dr
     secret: secret.toString("base64"),
     drainMs,
   };
-  const child: ChildProcess = spawn(process.execPath, [join(import.meta.dirname, "worker_process.ts")], {
-    env: { ...process.env, TEST_WORKER: JSON.stringify(given) },
-    stdio: ["ignore", "pipe", "inherit"],
-  });
+  const child: ChildProcess = spawn(
+    process.execPath,
+    [join(import.meta.dirname, "support/worker_process.ts")],
+    {
+      env: { ...process.env, TEST_WORKER: JSON.stringify(given) },
+      stdio: ["ignore", "pipe", "inherit"],
+    },
+  );
   onTestFinished(() => void child.kill("SIGKILL"));
   const lines: Line[] = [];
   createInterface({ input: child.stdout! }).on("line", (line) => lines.push(JSON.parse(line)));

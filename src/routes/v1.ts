@@ -8,7 +8,7 @@ import type { Config } from "../config.ts";
 import type { Db } from "../db.ts";
 import { AppError } from "../errors.ts";
 import { findingsList } from "../findings.ts";
-import { ANALYSIS_BOUND } from "../narrative_prompt.ts";
+import { ANALYSIS_BOUND } from "../narrative/prompt.ts";
 
 declare module "fastify" {
   interface FastifyRequest {

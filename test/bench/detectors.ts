@@ -8,8 +8,8 @@ import { parseArgs } from "node:util";
 import pg from "pg";
 import type { TestProject } from "vitest/node";
 import { importFocus } from "../../src/imports.ts";
+import type { SeriesPlace, Truth } from "../../src/sample/truth.ts";
 import { type SampleTenant, sampleTenants, writeSample } from "../../src/sample.ts";
-import type { SeriesPlace, Truth } from "../../src/sample_truth.ts";
 import { TEST_PASSWORD, TEST_TICKET_KEY, type TestServer } from "../support/constants.ts";
 import setup from "../support/server.ts";
 

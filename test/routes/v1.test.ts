@@ -6,7 +6,7 @@ import { createPool } from "../../src/db.ts";
 import { createApp, type HttpDeps } from "../../src/http.ts";
 import { createLog } from "../../src/log.ts";
 import { createMetrics } from "../../src/metrics.ts";
-import { ANALYSIS_BOUND } from "../../src/narrative_prompt.ts";
+import { ANALYSIS_BOUND } from "../../src/narrative/prompt.ts";
 import { databaseReadiness } from "../../src/routes/probes.ts";
 import { testDatabase } from "../support/database.ts";
 

@@ -4,10 +4,10 @@ import * as fs from "node:fs";
 import { tmpdir } from "node:os";
 import { delimiter, join, resolve } from "node:path";
 import { withClient } from "../../src/migrate.ts";
+import { SHARED_FOLDER } from "../../src/postgres/host.ts";
+import { startOf } from "../../src/postgres/lock.ts";
+import { postmasterOf, superuserOf } from "../../src/postgres/postmaster.ts";
 import { startPostgres } from "../../src/postgres.ts";
-import { SHARED_FOLDER } from "../../src/postgres_host.ts";
-import { startOf } from "../../src/postgres_lock.ts";
-import { postmasterOf, superuserOf } from "../../src/postmaster.ts";
 
 /** The top of the project. */
 export const PROJECT = resolve(import.meta.dirname, "../..");

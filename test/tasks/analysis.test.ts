@@ -12,8 +12,8 @@ import { type Llm, OFFLINE, type Provider, providerOf } from "../../src/llm.ts";
 import { executeRun, type Task } from "../../src/runs.ts";
 import { sampleTenants, writeSample } from "../../src/sample.ts";
 import analysis from "../../tasks/analysis.ts";
-import { addRun, history, journal, runRow, sql } from "../job_scene.ts";
 import { testDatabase } from "../support/database.ts";
+import { addRun, history, journal, runRow, sql } from "../support/job_scene.ts";
 
 const database = testDatabase();
 const db = database.worker;

@@ -1,9 +1,9 @@
 // A worker in a process of its own, for the tests that end one by a signal. Its log is on stdout.
 import { setTimeout as sleep } from "node:timers/promises";
 import pino from "pino";
-import { createPool } from "../src/db.ts";
-import type { Run } from "../src/runs.ts";
-import { startWorker } from "../src/worker.ts";
+import { createPool } from "../../src/db.ts";
+import type { Run } from "../../src/runs.ts";
+import { startWorker } from "../../src/worker.ts";
 
 const { workerUrl, kid, secret, drainMs } = JSON.parse(process.env["TEST_WORKER"] ?? "");
 const pool = createPool({ connectionString: workerUrl, application_name: "test_worker" });

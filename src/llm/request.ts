@@ -1,7 +1,7 @@
 // What may be sent to a model, and the most that it can cost: bytes bound tokens.
 import { z } from "zod";
-import { AppError } from "./errors.ts";
-import { parseJson } from "./json.ts";
+import { AppError } from "../errors.ts";
+import { parseJson } from "../json.ts";
 
 /** What a run, a provider and a hold agree to send. Fields that bytes cannot price (tools, files, n) are not in it. */
 const ChatRequest = z

@@ -1,7 +1,7 @@
 // The charges of a sample bill by kind, as FOCUS columns: what their costs and prices are, not when or whose.
-import type { SERVICES, Service } from "./sample_catalog.ts";
-import type { Charge } from "./sample_csv.ts";
-import { hashOf, type Random } from "./sample_random.ts";
+import type { SERVICES, Service } from "./catalog.ts";
+import type { Charge } from "./csv.ts";
+import { hashOf, type Random } from "./random.ts";
 
 /** What a commitment costs, relative to the contracted price of what it covers. */
 export const COMMITMENT_RATE = 0.72;

@@ -1,7 +1,7 @@
 // What the header of a FOCUS file says: which columns it has, in its order.
-import { type CellReader, readerOf, readText } from "./focus_cells.ts";
-import { FOCUS_COLUMNS, type FocusVersion, REQUIRED_COLUMNS } from "./focus_columns.ts";
-import { type Place, refusal, shown } from "./focus_refusal.ts";
+import { type CellReader, readerOf, readText } from "./cells.ts";
+import { FOCUS_COLUMNS, type FocusVersion, REQUIRED_COLUMNS } from "./columns.ts";
+import { type Place, refusal, shown } from "./refusal.ts";
 
 /** `position` is the place in `FOCUS_COLUMNS`; undefined for a column that FOCUS up to 1.2 does not have. */
 export type HeaderColumn = {

@@ -3,8 +3,8 @@ import * as fs from "node:fs";
 import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
-import { AppError } from "./errors.ts";
-import { startOf } from "./postgres_lock.ts";
+import { AppError } from "../errors.ts";
+import { startOf } from "./lock.ts";
 
 const CANNOT_CONNECT_NOW = "57P";
 const POLL_MS = 30;

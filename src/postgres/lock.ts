@@ -1,7 +1,7 @@
 // One process at a time on a folder. A process is known by its pid and the moment it began: pids are reused.
 import * as fs from "node:fs";
 import { join } from "node:path";
-import { AppError } from "./errors.ts";
+import { AppError } from "../errors.ts";
 
 const STATE = 0; // Fields of /proc/PID/stat, counted from the one after the name.
 const START_TIME = 19;

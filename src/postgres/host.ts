@@ -3,7 +3,7 @@ import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import { createRequire } from "node:module";
 import { basename, dirname, join } from "node:path";
-import { AppError } from "./errors.ts";
+import { AppError } from "../errors.ts";
 
 /** Where root keeps what the server's user cannot reach in its own place. */
 export const SHARED_FOLDER = "/var/lib/holdfast";

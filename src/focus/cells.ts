@@ -1,5 +1,5 @@
 // What a cell of a FOCUS file may hold, and how it is written for Postgres. Money and quantities stay text.
-import type { FocusColumn } from "./focus_columns.ts";
+import type { FocusColumn } from "./columns.ts";
 
 /** A cell that cannot be taken. The message completes "column X, value Y: …". */
 export class BadCell extends Error {}

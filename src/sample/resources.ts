@@ -1,7 +1,7 @@
 // The resources of a sample tenant: their ids as each provider writes them, and their tags with the gaps of real life.
-import { type Profile, type ProviderKey, type Service, TAG_KEYS, type Workload } from "./sample_catalog.ts";
-import type { Charge } from "./sample_csv.ts";
-import { hashOf, type Random } from "./sample_random.ts";
+import { type Profile, type ProviderKey, type Service, TAG_KEYS, type Workload } from "./catalog.ts";
+import type { Charge } from "./csv.ts";
+import { hashOf, type Random } from "./random.ts";
 
 /** A resource: its columns on every line, its part of the series' cost, and the required tags that it lacks. */
 export type Resource = { columns: Charge; share: number; lacks: ReadonlySet<string> };

@@ -1,8 +1,8 @@
 // The answer of a model to a prompt: its shape, and whether it holds. It is checked like the word of any stranger.
 import type { JSONSchema7 } from "ai";
 import { z } from "zod";
-import { parseJson } from "./json.ts";
-import type { Candidate } from "./narrative_prompt.ts";
+import { parseJson } from "../json.ts";
+import type { Candidate } from "./prompt.ts";
 
 /** One finding in words; `{{slot}}` stands where SQL writes a number or a name. */
 export type NarratedItem = {

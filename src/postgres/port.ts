@@ -2,8 +2,8 @@
 import * as fs from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
-import { AppError } from "./errors.ts";
-import type { Log } from "./postgres_host.ts";
+import { AppError } from "../errors.ts";
+import type { Log } from "./host.ts";
 
 const FILE = "postgres.port";
 

@@ -1,8 +1,8 @@
 // One request to a provider and its whole answer: how it ended, and what of it is billed.
 import { channel } from "node:diagnostics_channel";
 import { z } from "zod";
-import type { AnswerFacts, Usage } from "./budgets.ts";
-import { parseJson } from "./json.ts";
+import type { AnswerFacts, Usage } from "../budgets.ts";
+import { parseJson } from "../json.ts";
 
 /** How a call ended: `not_sent` for want of time, `http_<status>` where the provider answered no completion. */
 export type CallStatus =

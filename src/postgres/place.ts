@@ -4,8 +4,8 @@ import { createHash } from "node:crypto";
 import * as fs from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
-import { AppError } from "./errors.ts";
-import { type Account, type Log, makeEnterable, runAs, SHARED_FOLDER } from "./postgres_host.ts";
+import { AppError } from "../errors.ts";
+import { type Account, type Log, makeEnterable, runAs, SHARED_FOLDER } from "./host.ts";
 
 /** Of the 107 bytes that a socket's path may have, what is left for its folder. */
 const SOCKET_FOLDER_BYTES = 107 - "/.s.PGSQL.65535".length;

@@ -1,5 +1,5 @@
 // What was planted in a sample bill, collected while it is made.
-import { TAG_KEYS } from "./sample_catalog.ts";
+import { TAG_KEYS } from "./catalog.ts";
 
 /** The series of a bill, as detectors group it. */
 export type SeriesPlace = { subAccount: string; service: string; region: string };

@@ -3,7 +3,7 @@ import { type FileHandle, open, stat } from "node:fs/promises";
 import { basename } from "node:path";
 import { pipeline } from "node:stream";
 import { createGunzip } from "node:zlib";
-import { AppError } from "./errors.ts";
+import { AppError } from "../errors.ts";
 
 const CHUNK_BYTES = 262_144;
 const GZIP = Buffer.from([0x1f, 0x8b]);

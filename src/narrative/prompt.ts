@@ -1,8 +1,8 @@
 // The prompt of an analysis: instructions, a table of what SQL found, and the schema of the answer, within a bound.
 import type { JSONSchema7 } from "ai";
 import { z } from "zod";
-import { MESSAGE_TOKENS, REQUEST_TOKENS, textTokensBound } from "./llm_request.ts";
-import { wireSchema } from "./narrative_answer.ts";
+import { MESSAGE_TOKENS, REQUEST_TOKENS, textTokensBound } from "../llm/request.ts";
+import { wireSchema } from "./answer.ts";
 
 const word = z.string().regex(/^[a-z][a-z0-9_]{0,47}$/);
 

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import pino, { type Logger } from "pino";
 import { expect } from "vitest";
-import type { TestDatabase } from "./support/database.ts";
+import type { TestDatabase } from "./database.ts";
 
 /** What the superuser sees: a look behind the curtain, or a thing broken on purpose. */
 export async function sql<T extends Record<string, unknown>>(

@@ -1,12 +1,5 @@
 // Makes the bill of a sample tenant: usage by day and resource, the monthly charges, and the truth that was planted.
-import {
-  PROVIDERS,
-  type Profile,
-  REGION_NAMES,
-  SERVICES,
-  type Service,
-  type Workload,
-} from "./sample_catalog.ts";
+import { PROVIDERS, type Profile, REGION_NAMES, SERVICES, type Service, type Workload } from "./catalog.ts";
 import {
   COMMITMENT_RATE,
   commitment,
@@ -15,11 +8,11 @@ import {
   monthlyCharge,
   usageCharge,
   withQuirks,
-} from "./sample_charges.ts";
-import { type Charge, lineOf } from "./sample_csv.ts";
-import { hashOf, type Random, randomFrom } from "./sample_random.ts";
-import { makeResources, type Resource, subAccountId } from "./sample_resources.ts";
-import { type Truth, TruthTally } from "./sample_truth.ts";
+} from "./charges.ts";
+import { type Charge, lineOf } from "./csv.ts";
+import { hashOf, type Random, randomFrom } from "./random.ts";
+import { makeResources, type Resource, subAccountId } from "./resources.ts";
+import { type Truth, TruthTally } from "./truth.ts";
 
 const DAYS = 120;
 const DAY_MS = 86_400_000;

@@ -1,8 +1,8 @@
 // One row of a FOCUS file as one composite literal of `app.cost_line_cells`.
-import { BadCell, isNull } from "./focus_cells.ts";
-import { FOCUS_COLUMNS } from "./focus_columns.ts";
-import type { Header, HeaderColumn } from "./focus_header.ts";
-import { type Place, refusal } from "./focus_refusal.ts";
+import { BadCell, isNull } from "./cells.ts";
+import { FOCUS_COLUMNS } from "./columns.ts";
+import type { Header, HeaderColumn } from "./header.ts";
+import { type Place, refusal } from "./refusal.ts";
 
 /** The line that is being read, and whether all bytes so far were UTF-8. */
 export type RowPlace = Omit<Place, "column"> & { isUtf8: boolean };

@@ -3,10 +3,10 @@ import { type ChildProcess, type SpawnOptions, spawn } from "node:child_process"
 import * as fs from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { AppError } from "./errors.ts";
-import { type Account, type Binaries, runAs } from "./postgres_host.ts";
-import { startOf } from "./postgres_lock.ts";
-import { socketFolder } from "./postgres_place.ts";
+import { AppError } from "../errors.ts";
+import { type Account, type Binaries, runAs } from "./host.ts";
+import { startOf } from "./lock.ts";
+import { socketFolder } from "./place.ts";
 import { ask, endPostmaster, type Postmaster, refuseToWaitLonger, superuserOf } from "./postmaster.ts";
 
 const POLL_MS = 30;

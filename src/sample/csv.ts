@@ -1,5 +1,5 @@
 // One line of a sample bill in FOCUS 1.0 CSV, with the header of a real export: the 43 columns, and an Id.
-import type { Provider } from "./sample_catalog.ts";
+import type { Provider } from "./catalog.ts";
 
 const COLUMNS = [
   ...["AvailabilityZone", "BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency"],

@@ -1,5 +1,5 @@
 // How an import file is refused: by file, line and column, in words and as facts.
-import { AppError } from "./errors.ts";
+import { AppError } from "../errors.ts";
 
 /** Where in a file something is wrong: lines count from 1, columns go by their name in the header. */
 export type Place = { file: string; line: number; column: string };
