@@ -18,11 +18,13 @@
 --!include app_private/partition_add.sql
 --!include app_private/partitions_make.sql
 --!include app/error_codes.sql
+--!include app/migration_applied.sql
 
 -- Tenants.
 --!include app/tiers.sql
 --!include app/tenants.sql
 --!include app/enter.sql
+--!include app/ticket_check.sql
 --!include app/tenant_find.sql
 --!include app/events.sql
 --!include app_private/event_add.sql
@@ -91,7 +93,6 @@
 --!include app_private/tg_job_runs__audit.sql
 --!include app_private/tokens_wanted.sql
 --!include app_private/tokens_add.sql
---!include app_private/tokens_repair.sql
 --!include app_private/slot_of.sql
 --!include app/schedules.sql
 --!include app/schedule_tick.sql
@@ -103,6 +104,7 @@
 --!include app/job_heartbeat.sql
 --!include app/job_fail.sql
 --!include app/job_reap.sql
+--!include app/tokens_repair.sql
 
 -- Detectors, findings and analyses.
 --!include app/analyses.sql
@@ -135,18 +137,21 @@
 --!include app_private/reason_check.sql
 --!include app_private/nanousd.sql
 --!include app_private/tenant_check.sql
---!include app_private/price_rows.sql
 --!include ops/audit_log.sql
 --!include ops/tenants.sql
 --!include ops/tenant_add.sql
 --!include ops/budget_set.sql
 --!include ops/llm_price_set.sql
+--!include ops/llm_write_off.sql
 --!include ops/report.sql
 --!include ops/report_text.sql
+--!include ops/findings_all.sql
 --!include ops/findings.sql
+--!include ops/cost_daily.sql
 --!include ops/budgets.sql
 --!include ops/imports.sql
 --!include ops/runs.sql
+--!include ops/run_events.sql
 --!include ops/llm_calls.sql
 --!include ops/help.sql
 --!include app_private/lint_isolation.sql

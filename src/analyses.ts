@@ -2,9 +2,15 @@
 import { z } from "zod";
 import { type CallOptions, call, type Db } from "./db.ts";
 
-const Requested = z.object({ id: z.uuid(), run_id: z.uuid(), status: z.string(), created_at: z.date() });
+const Requested = z.object({
+  id: z.uuid(),
+  run_id: z.uuid(),
+  status: z.string(),
+  created_at: z.date(),
+  replayed: z.boolean(),
+});
 
-/** An analysis that will run: `run_id` is its job run. */
+/** An analysis that will run: `run_id` is its job run; `replayed`, that an earlier request asked for it. */
 export type Requested = z.infer<typeof Requested>;
 
 /** What an analysis may cost at most: the model whose prices apply, and upper bounds in tokens. */
@@ -29,7 +35,7 @@ export async function analysisRequest(
   const [requested] = await call(
     db,
     tenantId,
-    `select id, run_id, status, created_at
+    `select id, run_id, status, created_at, replayed
      from app.analysis_request($1, $2, provider => $3, model => $4, input_tokens_bound => $5,
        max_output_tokens => $6, idempotency_key => $7)`,
     [

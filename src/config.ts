@@ -204,7 +204,7 @@ function addLocalKeys(given: Given, faults: Fault[]): void {
     if (!(error instanceof AppError)) throw error;
     faults.push({
       variable: "HOLDFAST_DIR",
-      wrong: `has no usable secrets: ${error.message}`,
+      wrong: `has no usable secrets: ${error.message.replace(/\.$/, "")}`,
       set: "a private folder",
     });
   }

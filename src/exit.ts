@@ -1,8 +1,12 @@
 // What a person reads when the program cannot go on.
+import pg from "pg";
 import { AppError } from "./errors.ts";
 import { isDatabaseAway } from "./problem.ts";
 
-/** Says why, and makes the exit code 1. What a person can act on is said in words; anything else is a bug, with its stack. */
+/**
+ * Says why, and makes the exit code 1. What a person can act on is said in words; anything else is a bug,
+ * with its stack.
+ */
 export function fail(error: unknown): void {
   process.exitCode = 1;
   const known = namedError(error);
@@ -22,7 +26,16 @@ export function fail(error: unknown): void {
 /** What comes from outside and has no name of ours yet. */
 function namedError(error: unknown): unknown {
   if (error instanceof Error && "code" in error && error.code === "EADDRINUSE") return portTaken(error);
+  if (isWrongLogin(error)) return wrongLogin(error);
   return isRefusedByDatabase(error) ? noDatabase(error) : error;
+}
+
+/**
+ * It may not do what its part does, or not become holdfast_owner, which a connection asks for by its options.
+ */
+function isWrongLogin(error: unknown): error is pg.DatabaseError {
+  if (!(error instanceof pg.DatabaseError)) return false;
+  return error.code === "42501" || (error.code === "22023" && error.message.includes('"holdfast_owner"'));
 }
 
 /** Away, or it does not know the login, the password or the database: class 28, 3D000. */
@@ -38,6 +51,16 @@ function portTaken(error: Error): AppError {
   return new AppError("config_invalid", {
     message: `the address of the endpoint is taken: ${error.message}`,
     hint: "Set HTTP_PORT.",
+  });
+}
+
+function wrongLogin(error: pg.DatabaseError): AppError {
+  return new AppError("config_invalid", {
+    message: `the login of DATABASE_URL may not do this: ${error.message}`,
+    hint:
+      "npm run db:migrate wants holdfast_admin, npm run api holdfast_service, " +
+      "npm run worker and npm run import holdfast_worker; sql/roles.sql makes them.",
+    cause: error,
   });
 }
 

@@ -58,7 +58,9 @@ export function createApp(deps: HttpDeps): HttpApp {
     draining = true;
   };
   const app = fastify({
-    loggerInstance: deps.log as FastifyBaseLogger,
+    loggerInstance: quieter(deps.log),
+    childLoggerFactory: (_logger, bindings, options) =>
+      deps.log.child(bindings, options) as FastifyBaseLogger,
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: "request_id" }),
     genReqId: () => randomUUID(),
     bodyLimit: BODY_BYTES_MAX,
@@ -95,6 +97,11 @@ export function createApp(deps: HttpDeps): HttpApp {
   // Last, so that every route is known, and outside of the hooks of the others.
   app.register(async (scope) => refuseOtherMethods(scope, known));
   return { app, drain };
+}
+
+/** What Fastify says by itself, such as where it listens, we say in our own words: only its warnings are heard. */
+function quieter(log: Log): FastifyBaseLogger {
+  return log.child({}, { level: log.isLevelEnabled("info") ? "warn" : log.level }) as FastifyBaseLogger;
 }
 
 function protect(request: FastifyRequest, reply: FastifyReply): void {
@@ -134,11 +141,11 @@ function isRlsRefusal(error: unknown): boolean {
 
 function account(deps: HttpDeps, request: FastifyRequest, reply: FastifyReply): void {
   const route = request.routeOptions.url ?? "unmatched";
-  const { method, caller } = request;
+  const { method } = request;
   deps.metrics.apiRequest(route, method, reply.statusCode, reply.elapsedTime / 1000);
   const level = route.startsWith("/v1/") ? "info" : "debug";
   const ms = Math.round(reply.elapsedTime);
-  request.log[level]({ method, route, status: reply.statusCode, ms, tenant_id: caller?.tenantId }, "request");
+  request.log[level]({ method, route, status: reply.statusCode, ms }, "request");
 }
 
 /** The methods of every route, as routes are added from here on. */

@@ -59,12 +59,12 @@ export async function jobComplete(
   await call(db, tenantId, text, [runId, attempt, JSON.stringify(result ?? null)], Completed, options);
 }
 
-const Failed = z.object({ state: z.enum(["FAILED", "DEAD_LETTER"]), availableAt: z.date().nullable() });
+const Failed = z.object({ state: z.enum(["PENDING", "FAILED", "DEAD_LETTER"]), availableAt: z.date() });
 
-/** How a failed attempt left its run: to be tried again at `availableAt`, or a dead letter. */
+/** How an attempt left its run: PENDING after a shutdown, FAILED until `availableAt`, or a dead letter. */
 export type FailedRun = z.infer<typeof Failed>;
 
-/** Ends the attempt as failed; SQL decides between retry and dead letter. Throws `job_run_fenced`. */
+/** Ends the attempt without a result; SQL decides what becomes of the run. Throws `job_run_fenced`. */
 export async function jobFail(
   db: Db,
   tenantId: string,
@@ -92,18 +92,43 @@ export async function scheduleTick(db: Db, maxShards: number, options?: CallOpti
   return tick!;
 }
 
-const Count = z.object({ count: z.int() });
+const ReapedRun = z.object({
+  tenantId: z.guid(),
+  runId: z.guid(),
+  state: z.enum(["FAILED", "DEAD_LETTER"]),
+  errorCode: z.string(),
+});
 
-/** Brings back runs whose worker is gone, and tokens that were lost, of all tenants; gives how many. */
-export async function jobReap(db: Db, options?: CallOptions): Promise<number> {
-  const [reaped] = await systemCall(db, "select app.job_reap() as count", [], Count, options);
-  return reaped!.count;
+/**
+ * A run whose worker was lost: FAILED by `worker_lost`, with a token at once, or a DEAD_LETTER by `poison`.
+ */
+export type ReapedRun = z.infer<typeof ReapedRun>;
+
+/** Brings back the runs whose worker is gone, of all tenants, and tells what became of each. */
+export async function jobReap(db: Db, options?: CallOptions): Promise<ReapedRun[]> {
+  const text = `select tenant_id as "tenantId", run_id as "runId", state, error_code as "errorCode"
+                from app.job_reap()`;
+  return systemCall(db, text, [], ReapedRun, options);
 }
 
-/** Closes the reservations whose time is up, of all tenants, as presumed spent; gives how many. */
-export async function llmExpire(db: Db, options?: CallOptions): Promise<number> {
-  const [expired] = await systemCall(db, "select app.llm_expire() as count", [], Count, options);
-  return expired!.count;
+const Count = z.object({ count: z.int() });
+
+/** Queues the tokens that were lost, of all tenants; gives how many. No run changes its state by it. */
+export async function tokensRepair(db: Db, options?: CallOptions): Promise<number> {
+  const [repaired] = await systemCall(db, "select app.tokens_repair() as count", [], Count, options);
+  return repaired!.count;
+}
+
+const ExpiredHold = z.object({ tenantId: z.guid(), reservationId: z.guid(), runId: z.guid().nullable() });
+
+/** A hold whose time was up; `runId` is null for a call of a client. */
+export type ExpiredHold = z.infer<typeof ExpiredHold>;
+
+/** Closes the holds whose time is up, of all tenants, as presumed spent, and tells which. */
+export async function llmExpire(db: Db, options?: CallOptions): Promise<ExpiredHold[]> {
+  const text = `select tenant_id as "tenantId", reservation_id as "reservationId", run_id as "runId"
+                from app.llm_expire()`;
+  return systemCall(db, text, [], ExpiredHold, options);
 }
 
 const Maintained = z.object({ partitionsMade: z.int(), rowsSwept: z.coerce.number() });

@@ -1,14 +1,17 @@
-// The one road to a language model: hold money, send, settle. A retry is another call, with a hold of its own.
+// The one road to a language model: hold money, send, settle. A retry is another call with its own hold.
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import { type Hold, presume, release, reserve, settle, type Usage } from "./budgets.ts";
 import type { Db } from "./db.ts";
 import { AppError } from "./errors.ts";
 import { type CallStatus, type Ending, exchange } from "./llm/exchange.ts";
+import { openCall } from "./llm/open_calls.ts";
 import { type BoundedRequest, readRequest } from "./llm/request.ts";
 import { offlineAnalyst } from "./offline_analyst.ts";
 
-/** Who answers: an OpenAI-compatible endpoint, or the rules of this process. Prices go by `name` and `model`. */
+/**
+ * Who answers: an OpenAI-compatible endpoint, or the rules of this process. Prices go by `name` and `model`.
+ */
 export type Provider = {
   name: string;
   model: string;
@@ -19,13 +22,21 @@ export type Provider = {
   send: typeof fetch;
 };
 
-/** Where measurements go: the wait for a hold, and each call with what it used (nothing, where it is not known). */
+/**
+ * Where measurements go: the wait for a hold, and each call with what it used (nothing, where it is not
+ * known).
+ */
 export type Observe = {
   budgetCheckSeconds(seconds: number): void;
   call(status: CallStatus, seconds: number, usage: Usage | undefined): void;
+  /** A call has cost more than its hold: the bound was none. */
+  overHold(): void;
 };
 
-/** What every call needs. `deadlineMs` is for one call, answer included. `retryDelaysMs` is one pause per retry. */
+/**
+ * What every call needs. `deadlineMs` is for one call, answer included. `retryDelaysMs` is one pause per
+ * retry.
+ */
 export type Llm = {
   db: Db;
   log: Logger;
@@ -36,8 +47,9 @@ export type Llm = {
 };
 
 /**
- * The attempt of a run that calls. `deadlineAt` (ms since 1970) bounds its calls and the pauses between them. `signal`
- * lets the caller go at once; a call that is out goes on without it, up to its own deadline, and settles its hold.
+ * The attempt of a run that calls. `deadlineAt` (ms since 1970) bounds its calls and the pauses between them.
+ * `signal` lets the caller go at once; a call that is out goes on without it, up to its own deadline or to the
+ * worker's end, and settles its hold.
  */
 export type Attempt = { runId: string; attempt: number; deadlineAt: number; signal: AbortSignal };
 
@@ -80,10 +92,10 @@ export const OFFLINE: Provider = {
 };
 
 /**
- * A `fetch` for chat completions that never sends without a hold. Each call is one hold and one request, under
- * the key `run:<run_id>:<attempt>:<n>`. No signal of the caller reaches the provider, since a call that is cut loses
- * the usage it is billed for. Throws what `reserve` throws, `invalid_request` for a body whose price has no bound,
- * `ModelCallError`, and the reason of the attempt's signal.
+ * A `fetch` for chat completions that never sends without a hold. Each call is one hold and one request,
+ * under the key `run:<run_id>:<attempt>:<n>`. No signal of the caller reaches the provider, since a call that
+ * is cut loses the usage it is billed for. Throws what `reserve` throws, `invalid_request` for a body whose
+ * price has no bound, `ModelCallError`, and the reason of the attempt's signal.
  */
 export function budgetedFetch(llm: Llm, tenantId: string, attempt: Attempt): typeof fetch {
   let calls = 0;
@@ -93,33 +105,36 @@ export function budgetedFetch(llm: Llm, tenantId: string, attempt: Attempt): typ
     if (timeLeft(llm, attempt) <= 0) throw new ModelCallError("not_sent");
     calls += 1;
     const key = `run:${attempt.runId}:${attempt.attempt}:${calls}`;
-    return unlessAborted(attempt.signal, async () => {
+    const work = async (cut: AbortSignal) => {
       const hold = await holdFor(llm, tenantId, attempt, request, key);
       const started = performance.now();
       const left = attempt.signal.aborted ? 0 : timeLeft(llm, attempt);
-      const ending = await exchange(llm.provider.send, input, { ...init, body: request.body }, left);
+      const sent = { ...init, body: request.body, signal: cut };
+      const ending = await exchange(llm.provider.send, input, sent, left);
       await close(llm, hold, ending, factsOf(llm, tenantId, attempt, request.model, hold));
       const usage = typeof ending.billed === "string" ? undefined : ending.billed.usage;
       llm.observe?.call(ending.status, seconds(started), usage);
       if (ending.response === undefined) throw new ModelCallError(ending.status, ending.error);
       return ending.response;
-    });
+    };
+    return unlessAborted(attempt.signal, openCall(llm.db, work));
   };
 }
 
 /** Lets the caller go when its signal says so; the work it began goes on to its end. */
-async function unlessAborted<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+async function unlessAborted<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
   const gone = Promise.withResolvers<never>();
   const leave = () => gone.reject(signal.reason);
   signal.addEventListener("abort", leave, { once: true });
-  return Promise.race([work(), gone.promise]).finally(() => signal.removeEventListener("abort", leave));
+  return Promise.race([work, gone.promise]).finally(() => signal.removeEventListener("abort", leave));
 }
 
 /**
- * `budgetedFetch`, and again: up to once per pause it sends anew what was refused without a bill (no connection, 429)
- * and what failed with a 5xx, whose hold stays presumed. Each pause has jitter of a quarter, and `Retry-After`
- * lengthens it; one that does not fit into the attempt's time is not begun. A deadline and a cut answer are never sent
- * again: they are likely to be billed, and the time is gone. Throws what `budgetedFetch` throws, of the last call.
+ * `budgetedFetch`, and again: up to once per pause it sends anew what was refused without a bill (no
+ * connection, 429) and what failed with a 5xx, whose hold stays presumed. Each pause has jitter of a quarter,
+ * and `Retry-After` lengthens it; one that does not fit into the attempt's time is not begun. A deadline and
+ * a cut answer are never sent again: they are likely to be billed, and the time is gone. Throws what
+ * `budgetedFetch` throws, of the last call.
  */
 export function retryingFetch(llm: Llm, tenantId: string, attempt: Attempt): typeof fetch {
   const send = budgetedFetch(llm, tenantId, attempt);
@@ -155,7 +170,9 @@ function answerOf(outcome: Response | ModelCallError): Response {
   return outcome;
 }
 
-/** Milliseconds that a `Retry-After` of seconds or of a date asks for (RFC 9110, 10.2.3); 0 for anything else. */
+/**
+ * Milliseconds that a `Retry-After` of seconds or of a date asks for (RFC 9110, 10.2.3); 0 for anything else.
+ */
 export function retryAfterMs(value: string | null, now = Date.now()): number {
   if (value === null) return 0;
   if (/^\s*\d+\s*$/.test(value)) return Number(value) * 1000;
@@ -193,17 +210,21 @@ async function holdFor(
   return hold;
 }
 
-/** Ends a hold by what is known of its call. If that cannot be written the hold stays, lapses, and still counts. */
+/**
+ * Ends a hold by what is known of its call. If that cannot be written the hold stays, lapses, and still
+ * counts.
+ */
 async function close(llm: Llm, hold: Hold, ending: Ending, facts: CallFacts): Promise<void> {
   const { status, billed } = ending;
+  const why = { ...facts, reason: status, ...(ending.error !== undefined && { err: ending.error }) };
   try {
     if (billed === "nothing") {
       await release(llm.db, facts.tenant_id, hold.id, status);
-      llm.log.warn({ ...facts, status }, "llm_released");
+      llm.log.warn(why, "llm_released");
     } else if (billed === "unknown") {
       await presume(llm.db, facts.tenant_id, hold.id, status);
       const presumed = String(hold.estimated_cost_nanousd);
-      llm.log.warn({ ...facts, status, presumed_nanousd: presumed }, "llm_presumed");
+      llm.log.warn({ ...why, presumed_nanousd: presumed }, "llm_presumed");
     } else {
       const answer = { ...billed.facts, simulated: llm.provider.simulated };
       const settled = await settle(llm.db, facts.tenant_id, hold.id, billed.usage, answer);
@@ -211,7 +232,9 @@ async function close(llm: Llm, hold: Hold, ending: Ending, facts: CallFacts): Pr
         cost_nanousd: String(settled.cost_nanousd),
         over_hold_nanousd: String(settled.over_hold_nanousd),
       };
-      llm.log.info({ ...facts, ...tokensOf(billed.usage), ...money }, "llm_settled");
+      const over = settled.over_hold_nanousd > 0n;
+      if (over) llm.observe?.overHold();
+      llm.log[over ? "warn" : "info"]({ ...facts, ...tokensOf(billed.usage), ...money }, "llm_settled");
     }
   } catch (error) {
     const tokens = typeof billed === "string" ? {} : tokensOf(billed.usage);

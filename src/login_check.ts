@@ -1,8 +1,11 @@
-// What a process checks before it serves: a login that row security binds, and a server that enforces it.
+// What a process checks before it serves: a login that row security binds, a server that enforces it, and a key whose
+// tickets open it.
+import { randomUUID } from "node:crypto";
 import { z } from "zod";
 import type { Config } from "./config.ts";
 import { type Db, systemCall } from "./db.ts";
 import { AppError } from "./errors.ts";
+import { mintTicket } from "./tickets.ts";
 
 /** Below these, a hidden row can leak through ON CONFLICT (CVE-2026-120154); a major version that is missing is unknown. */
 const VERSION_FLOORS: Readonly<Record<number, number>> = {
@@ -56,4 +59,41 @@ export async function refuseUnsafeLogin(
       hint: "Use PostgreSQL 15.20, 16.16, 17.12, 18.7 or a later release of these.",
     });
   }
+}
+
+/** Whether an error says that the server answers but lacks a function or its schema: it is older than this program. */
+export function isUnmigrated(error: unknown): boolean {
+  return ["42883", "3F000"].includes((error as { code?: string }).code ?? "");
+}
+
+/**
+ * Throws `config_invalid` when the database would not let in a ticket of this process: its key is another one there, or
+ * one of the two clocks is wrong; also when the database is not migrated.
+ */
+export async function refuseWrongTicketKey(db: Db): Promise<void> {
+  const ticket = mintTicket(db.ticketKey, randomUUID(), 0);
+  const [checked] = await systemCall(
+    db,
+    "select app.ticket_check($1) as valid",
+    [ticket],
+    z.object({ valid: z.boolean() }),
+  ).catch(unmigrated);
+  if (checked?.valid === true) return;
+  throw new AppError("config_invalid", {
+    message: `the database does not accept tickets of TICKET_KEY as number ${db.ticketKey.kid} (TICKET_KEY_ID)`,
+    detail: { ticket_key_id: db.ticketKey.kid },
+    hint:
+      "Set both as for npm run db:migrate. If they are the same, see that the clocks of this host and of the " +
+      "database are not more than 30 s apart.",
+  });
+}
+
+function unmigrated(error: unknown): never {
+  if (!isUnmigrated(error)) throw error;
+  const hint = "Run: npm run db:migrate";
+  throw new AppError("config_invalid", {
+    message: `The database is empty, or older than this program. ${hint}`,
+    hint,
+    cause: error,
+  });
 }

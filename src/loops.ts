@@ -4,7 +4,7 @@ import pg from "pg";
 import type { Logger } from "pino";
 import type { Db } from "./db.ts";
 import { AppError } from "./errors.ts";
-import { jobReap, llmExpire, maintain, scheduleTick, type Tick } from "./jobs.ts";
+import { jobReap, llmExpire, maintain, scheduleTick, type Tick, tokensRepair } from "./jobs.ts";
 import type { Observe } from "./runs.ts";
 
 const SECOND = 1_000;
@@ -60,21 +60,41 @@ function roundsOf(options: LoopOptions, ticks: Round["work"]): Round[] {
       name: "job_reap",
       everyMs: 5 * SECOND,
       deadlineMs: 15 * SECOND,
+      work: (signal) => reap(options, signal),
+    },
+    {
+      name: "tokens_repair",
+      everyMs: 5 * SECOND,
+      deadlineMs: 15 * SECOND,
       work: async (signal) => {
-        const runs = await jobReap(db, { signal });
-        if (runs > 0) log.info({ runs }, "job_reaped");
+        const count = await tokensRepair(db, { signal });
+        if (count > 0) log.info({ count }, "tokens_repaired");
       },
     },
     {
       name: "llm_expire",
       everyMs: 30 * SECOND,
       deadlineMs: 15 * SECOND,
-      work: async (signal) => {
-        const reservations = await llmExpire(db, { signal });
-        if (reservations > 0) log.warn({ reservations }, "llm_expired");
-      },
+      work: (signal) => expire(options, signal),
     },
   ];
+}
+
+/** One line for each run, as the worker would have written it that is gone. */
+async function reap({ db, log }: LoopOptions, signal: AbortSignal): Promise<void> {
+  for (const { tenantId, runId, state, errorCode } of await jobReap(db, { signal })) {
+    const facts = { tenant_id: tenantId, run_id: runId, error_code: errorCode };
+    if (state === "DEAD_LETTER") log.error(facts, "job_dead_letter");
+    else log.warn(facts, "job_failed");
+  }
+}
+
+/** One line for each hold, as its call would have written it. */
+async function expire({ db, log }: LoopOptions, signal: AbortSignal): Promise<void> {
+  for (const { tenantId, reservationId, runId } of await llmExpire(db, { signal })) {
+    const facts = { tenant_id: tenantId, reservation_id: reservationId, run_id: runId };
+    log.warn({ ...facts, reason: "expired" }, "llm_presumed");
+  }
 }
 
 /** Goes on until the worker stops; a round that fails is logged, and the next one comes all the same. */

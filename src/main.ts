@@ -1,40 +1,50 @@
-// The command line. `npm start`, `npm run api`, `npm run worker` and `npm run db:migrate` all come here.
+// The command line. `npm start` and `npm run` with api, worker, import and db:migrate all come here.
 import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { type Config, readConfig } from "./config.ts";
+import { AppError } from "./errors.ts";
 import { fail } from "./exit.ts";
+import { DEFAULT_SOURCE, importFocus, importJson, importSummary } from "./imports.ts";
 import { createLog } from "./log.ts";
 import { migrateDatabase } from "./migrate.ts";
 import { openDb, processMetrics, startApi, startWork, VERSION } from "./parts.ts";
 import { Progress } from "./progress.ts";
 import { start } from "./start.ts";
+import { tenantFind } from "./tenants.ts";
 
 const HELP = `holdfast ${VERSION}
 
   npm start                       the whole system, for development: PostgreSQL, worker, HTTP endpoint
   npm start -- --once             the same, and end when the last analysis has ended
-  npm start -- --json             print the report as one JSON document on stdout (npm start --silent keeps npm quiet)
-  npm start -- --import FILE --tenant NAME
-                                  first import a FOCUS cost file (CSV, plain or gzip) for a tenant, made if it is new
+  npm start --silent -- --json    print the report as one JSON document;
+                                  --silent keeps npm's own banner off stdout
+  npm start -- --import FILE --tenant NAME [--source NAME]
+                                  first import a FOCUS cost file (CSV, plain or gzip) for a tenant,
+                                  made if it is new; it replaces the months of its own source (default: ${DEFAULT_SOURCE})
   npm start -- --no-sample        make no sample tenants in an empty database
 
-  npm run db:migrate              bring the database of DATABASE_URL (login holdfast_admin) to the newest migration
+  npm run db:migrate              bring the database to the newest migration (login holdfast_admin)
   npm run api                     the HTTP endpoint alone (login holdfast_service)
   npm run worker                  the worker alone (login holdfast_worker)
+  npm run import -- --file FILE --tenant NAME [--source NAME] [--json]
+                                  import a FOCUS cost file for a tenant that is there (login holdfast_worker);
+                                  npm run --silent keeps npm's own banner off stdout
 
-Settings come from the environment; .env.example lists them all. Exit: 0 done, 1 failed, 2 wrong usage, 130 ended before the report.`;
+Settings come from the environment; .env.example lists them all. A part connects with its
+DATABASE_URL. Exit: 0 done, 1 failed, 2 wrong usage, 130 ended before the report.`;
 
-/** How long an end may take before the process goes without it, in ms: the worker's drain is 20 s of it. */
+/** How long an end may take before the process goes without it, in ms: the worker's stop takes 42 s at most. */
 const STOP_MS = 45_000;
 const SAME_WISH_MS = 1_000;
 
 const stopping = new AbortController();
-const commands = new Map<string, (options: Options) => Promise<void>>([
-  ["start", runStart],
-  ["api", runApi],
-  ["worker", runWorker],
-  ["migrate", runMigrate],
+const commands = new Map<string, { run(options: Options): Promise<void>; takes: (keyof Options)[] }>([
+  ["start", { run: runStart, takes: ["once", "json", "no-sample", "import", "tenant", "source"] }],
+  ["api", { run: runApi, takes: [] }],
+  ["worker", { run: runWorker, takes: [] }],
+  ["import", { run: runImport, takes: ["file", "tenant", "source", "json"] }],
+  ["migrate", { run: runMigrate, takes: [] }],
 ]);
 
 type Options = ReturnType<typeof readOptions>["values"];
@@ -42,15 +52,9 @@ type Options = ReturnType<typeof readOptions>["values"];
 if (existsSync(".env")) process.loadEnvFile(".env");
 try {
   const { positionals, values } = readOptions();
-  const command = commands.get(positionals[0] ?? "start");
   if (values.help) process.stdout.write(`${HELP}\n`);
   else if (values.version) process.stdout.write(`${VERSION}\n`);
-  else if (command === undefined || positionals.length > 1)
-    usage(`There is no command ${positionals.join(" ")}.`);
-  else {
-    endOnSignals();
-    await command(values);
-  }
+  else await runCommand(positionals, values);
 } catch (error) {
   fail(error);
 }
@@ -60,13 +64,15 @@ function readOptions() {
     return parseArgs({
       allowPositionals: true,
       options: {
-        once: { type: "boolean", default: false },
-        json: { type: "boolean", default: false },
-        "no-sample": { type: "boolean", default: false },
+        once: { type: "boolean" },
+        json: { type: "boolean" },
+        "no-sample": { type: "boolean" },
         import: { type: "string" },
+        file: { type: "string" },
         tenant: { type: "string" },
-        help: { type: "boolean", short: "h", default: false },
-        version: { type: "boolean", short: "v", default: false },
+        source: { type: "string" },
+        help: { type: "boolean", short: "h" },
+        version: { type: "boolean", short: "v" },
       },
     });
   } catch (error) {
@@ -74,22 +80,39 @@ function readOptions() {
   }
 }
 
+async function runCommand([name = "start", ...words]: string[], options: Options): Promise<void> {
+  const command = commands.get(name);
+  if (command === undefined) return usage(`There is no command ${name}.`);
+  if (words.length > 0) usage(`What is ${words.join(" ")}? The command ${name} takes options alone.`);
+  const given = Object.keys(options) as (keyof Options)[];
+  const foreign = given.find((option) => !command.takes.includes(option));
+  if (foreign !== undefined) usage(`The command ${name} has no option --${foreign}.`);
+  if (options.source !== undefined && !/^.{1,100}$/u.test(options.source)) {
+    usage("--source NAME has 1 to 100 characters.");
+  }
+  endOnSignals();
+  await command.run(options);
+}
+
 async function runStart(options: Options): Promise<void> {
-  if ((options.import === undefined) !== (options.tenant === undefined)) {
+  const { once = false, json = false, tenant } = options;
+  if ((options.import === undefined) !== (tenant === undefined)) {
     usage("--import FILE and --tenant NAME go together.");
   }
+  if (options.source !== undefined && options.import === undefined)
+    usage("--source NAME goes with --import.");
   const config = readConfig("all");
   const progress = new Progress();
   const log = createLog({ level: config.logLevel, part: "all", destination: progress.log });
-  const { once, json, import: given, tenant } = options;
   const sample = !options["no-sample"];
-  const importFile = given === undefined ? undefined : resolve(process.env["INIT_CWD"] ?? ".", given);
+  const importFile = options.import === undefined ? undefined : typedPath(options.import);
+  const { source = DEFAULT_SOURCE } = options;
   const reported = await start({
     config,
     log,
     progress,
     signal: stopping.signal,
-    options: { once, json, sample, importFile, tenant },
+    options: { once, json, sample, importFile, tenant, source },
   });
   if (!reported) process.exitCode = 130;
 }
@@ -124,6 +147,39 @@ async function runWorker(): Promise<void> {
   }
 }
 
+async function runImport(options: Options): Promise<void> {
+  const { file, tenant, source = DEFAULT_SOURCE, json } = options;
+  if (file === undefined || tenant === undefined) {
+    return usage("npm run import wants --file FILE and --tenant NAME.");
+  }
+  const config = readConfig("worker");
+  const { signal } = stopping;
+  const progress = new Progress();
+  const log = createLog({ level: config.logLevel, part: "import", destination: progress.log });
+  const db = await openDb(config, { name: "import", url: config.databaseUrl }, processMetrics());
+  try {
+    const tenantId = await tenantFind(db, tenant);
+    const onProgress = (rows: number) => progress.advance("Rows imported", rows);
+    const imported = await importFocus(db, tenantId, {
+      path: typedPath(file),
+      source,
+      onProgress,
+      signal,
+      log,
+    });
+    progress.clear();
+    const said = json ? importJson : importSummary;
+    process.stdout.write(`${said({ file, tenant, source }, imported)}\n`);
+  } catch (error) {
+    progress.clear();
+    if (!signal.aborted) throw error;
+    progress.say("Told to end before the import was done: ops.imports shows how it stands.");
+    process.exitCode = 130;
+  } finally {
+    await db.pool.end();
+  }
+}
+
 async function runMigrate(): Promise<void> {
   const config: Config<"migrate"> = readConfig("migrate");
   const log = createLog({ level: config.logLevel, part: "migrate" });
@@ -131,9 +187,15 @@ async function runMigrate(): Promise<void> {
   log.info("migrated");
 }
 
+/** Where a file is that the user named from the folder in which npm was typed. */
+function typedPath(path: string): string {
+  return resolve(process.env["INIT_CWD"] ?? ".", path);
+}
+
 /**
- * The first signal ends in order, a later one at once. Ctrl-C reaches this process twice, from the terminal and from npm,
- * so what comes within a second of the first is the same wish. A reader that went away is a wish to end, too.
+ * The first signal ends in order, a later one at once. Ctrl-C reaches this process twice, from the terminal
+ * and from npm, so what comes within a second of the first is the same wish. A reader that went away is a
+ * wish to end, too.
  */
 function endOnSignals(): void {
   let first = Number.POSITIVE_INFINITY;
@@ -141,12 +203,12 @@ function endOnSignals(): void {
     if (Date.now() - first > SAME_WISH_MS) process.exit(130);
     if (stopping.signal.aborted) return;
     first = Date.now();
-    stopping.abort(new Error(cause));
+    stopping.abort(new AppError("shutdown", { message: cause }));
     setTimeout(() => process.exit(1), STOP_MS).unref();
   };
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => end(signal));
   for (const stream of [process.stdout, process.stderr])
-    stream.on("error", () => stopping.abort(new Error("EPIPE")));
+    stream.on("error", () => stopping.abort(new AppError("shutdown", { message: "EPIPE" })));
 }
 
 function stopped(): Promise<void> {

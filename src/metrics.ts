@@ -127,6 +127,11 @@ function llmMetrics(registry: Registry): Metrics["llm"] {
     labelNames: model,
     registers: [registry],
   });
+  const overHolds = new Counter({
+    name: "holdfast_llm_over_hold_total",
+    help: "Calls to the model that have cost more than was held for them; each is one too many.",
+    registers: [registry],
+  });
   for (const status of ["ok", "timeout", "unreachable", "cut"]) calls.inc({ status }, 0);
 
   return (provider) => {
@@ -146,6 +151,7 @@ function llmMetrics(registry: Registry): Metrics["llm"] {
         inputTokens.inc(labels, usage?.inputTokens ?? 0);
         outputTokens.inc(labels, usage?.outputTokens ?? 0);
       },
+      overHold: () => overHolds.inc(),
     };
   };
 }

@@ -1,4 +1,5 @@
 // From an empty server to a migrated database, and from any earlier migration to the newest.
+import { readdirSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { Logger as MigrateLogger } from "@graphile/logger";
@@ -6,6 +7,7 @@ import { current, migrate } from "graphile-migrate";
 import { clearAllPools } from "graphile-migrate/dist/pgReal.js";
 import { Logger as QueueLogger, runMigrations } from "graphile-worker";
 import pg from "pg";
+import { AppError } from "./errors.ts";
 import type { Log } from "./log.ts";
 import type { TicketKey } from "./tickets.ts";
 import { ticketPads } from "./tickets.ts";
@@ -29,29 +31,38 @@ export async function bootstrap(
   await withClient(administrator, async (client) => {
     // Roles are the cluster's: two starters on one server must not make them at once.
     await client.query("select pg_advisory_lock(hashtext('holdfast.bootstrap'))");
+    // A login without its password would be taken for somebody else's at the next start.
+    await client.query("begin");
     await client.query(await readFile(projectFile("sql/roles.sql"), "utf8"));
     for (const [login, password] of Object.entries(target.passwords)) {
       await client.query(
         `alter role ${client.escapeIdentifier(login)} password ${client.escapeLiteral(password)}`,
       );
     }
+    await client.query("commit");
     const { rowCount } = await client.query("select from pg_database where datname = $1", [target.database]);
     if (rowCount === 0) {
       await client.query(`create database ${client.escapeIdentifier(target.database)} owner ${OWNER}`);
     }
-    const grants = await readFile(projectFile("migrations/after_reset.sql"), "utf8");
-    await client.query(
-      grants
-        .replaceAll(":DATABASE_NAME", client.escapeIdentifier(target.database))
-        .replaceAll(":DATABASE_OWNER", OWNER),
-    );
+    await shutToOthers(client, target.database);
   });
+}
+
+/** Only our roles may connect to the database. The connection's role owns it, or is above it. */
+async function shutToOthers(client: pg.Client, database: string): Promise<void> {
+  const grants = await readFile(projectFile("migrations/after_reset.sql"), "utf8");
+  await client.query(
+    grants
+      .replaceAll(":DATABASE_NAME", client.escapeIdentifier(database))
+      .replaceAll(":DATABASE_OWNER", OWNER),
+  );
 }
 
 /**
  * Brings a database to the newest committed migration: the queue's own schema, ours, the worker's grants on the
- * queue, and the key that verifies tickets. `adminUrl` is a login that is a member of `holdfast_owner`;
- * `withCurrent` also runs what `migrations/current.sql` holds while a change is being written.
+ * queue, who may connect, and the key that verifies tickets. `adminUrl` is a login that is a member of
+ * `holdfast_owner`; `withCurrent` also runs what `migrations/current.sql` holds while a change is being written.
+ * Throws `config_invalid` when the database knows another key by the number of this one.
  */
 export async function migrateDatabase(
   adminUrl: string,
@@ -80,8 +91,20 @@ async function migrateLocked(
   // It keeps a connection for a while, and ends this process when the server is stopped under it.
   clearAllPools();
   await client.query(await readFile(projectFile("sql/worker_grants.sql"), "utf8"));
-  await registerTicketKey(client, ticketKey);
+  const { rows } = await client.query<{ name: string }>("select current_database() as name");
+  await shutToOthers(client, rows[0]!.name);
   await client.query("select app_private.partitions_make()");
+  await registerTicketKey(client, ticketKey);
+}
+
+/** The newest committed migration, as the database lists it: its number and `.sql`. Throws where there is none. */
+export function newestMigration(): string {
+  const numbers = readdirSync(projectFile("migrations/committed")).flatMap(
+    (name) => /^(\d{6,})\b.*\.sql$/.exec(name)?.[1] ?? [],
+  );
+  const newest = numbers.sort().at(-1);
+  if (newest === undefined) throw new Error("migrations/committed has no migration");
+  return `${newest}.sql`;
 }
 
 /** What `.gmrc` says, for a call of graphile-migrate as a library. */
@@ -101,15 +124,30 @@ export function asOwner(url: string): string {
   return target.href;
 }
 
-/** Lets the database verify tickets of this key. The secret can be read from what is kept: only the owner sees the table. */
+/**
+ * Lets the database verify tickets of this key; one that it knows already stays. The secret can be read from what is
+ * kept: only the owner sees the table. Throws `config_invalid` when it knows another key by that number: with that
+ * replaced, every process that still mints with the old one would be shut out.
+ */
 export async function registerTicketKey(client: pg.ClientBase, key: TicketKey): Promise<void> {
   const { ipad, opad } = ticketPads(key.secret);
+  const values = [key.kid, ipad, opad];
   await client.query(
     `insert into app_private.ticket_keys (kid, ipad, opad) values ($1, $2, $3)
-     on conflict on constraint ticket_keys_pkey do update set ipad = excluded.ipad, opad = excluded.opad
-     where (ticket_keys.ipad, ticket_keys.opad) is distinct from (excluded.ipad, excluded.opad)`,
-    [key.kid, ipad, opad],
+     on conflict on constraint ticket_keys_pkey do nothing`,
+    values,
   );
+  const { rowCount } = await client.query(
+    "select from app_private.ticket_keys as k where k.kid = $1 and k.ipad = $2 and k.opad = $3",
+    values,
+  );
+  if (rowCount === 0) {
+    throw new AppError("config_invalid", {
+      message: `TICKET_KEY differs from the key that the database knows as number ${key.kid}`,
+      detail: { ticket_key_id: key.kid },
+      hint: "A new key gets a new TICKET_KEY_ID.",
+    });
+  }
 }
 
 /** Lends a connection of its own, and ends it. */

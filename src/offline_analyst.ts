@@ -130,7 +130,7 @@ const PHRASES = new Map<string, Phrases>([
     {
       subject: "spend that no tag assigns to anyone",
       headline: [
-        '{{untagged}} of the last {{window}} carries no "{{tag}}"',
+        '{{untagged}} of the {{window}} carries no "{{tag}}"',
         "Spend that no tag assigns to anyone",
       ],
       why: [

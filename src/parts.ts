@@ -6,9 +6,9 @@ import { createPool, type Db } from "./db.ts";
 import { createApp } from "./http.ts";
 import { type Llm, providerOf } from "./llm.ts";
 import type { Log } from "./log.ts";
-import { refuseUnsafeLogin } from "./login_check.ts";
+import { refuseUnsafeLogin, refuseWrongTicketKey } from "./login_check.ts";
 import { createMetrics, type Metrics } from "./metrics.ts";
-import { projectFile } from "./migrate.ts";
+import { newestMigration, projectFile } from "./migrate.ts";
 import { databaseReadiness } from "./routes/probes.ts";
 import { startWorker, type Worker } from "./worker.ts";
 
@@ -23,7 +23,10 @@ export function processMetrics(): Metrics {
   return createMetrics({ version: VERSION, jobTypes: ["analysis"] });
 }
 
-/** Opens a pool for a login, refuses one that row security does not bind, and shows the pool in the metrics. */
+/**
+ * Opens a pool for a login and shows it in the metrics. Refuses a login that row security does not bind, and a ticket
+ * key that the database does not know: `role_unsafe`, `config_invalid`.
+ */
 export async function openDb(
   config: Config,
   login: { name: string; url: string },
@@ -35,13 +38,15 @@ export async function openDb(
     application_name: `holdfast_${login.name}`,
   });
   metrics.watchPool(login.name, pool);
+  const db = { pool, ticketKey: config.ticketKey };
   try {
-    await refuseUnsafeLogin({ pool }, config.environment);
+    await refuseUnsafeLogin(db, config.environment);
+    await refuseWrongTicketKey(db);
   } catch (error) {
     await pool.end();
     throw error;
   }
-  return { pool, ticketKey: config.ticketKey };
+  return db;
 }
 
 /** Starts the HTTP endpoint. Throws what `listen` throws: EADDRINUSE where the port is taken. */
@@ -51,13 +56,14 @@ export async function startApi(
 ): Promise<Api> {
   const { db, log, metrics } = given;
   const { name, model } = providerOf(config.llm);
+  const migration = newestMigration();
   const { app, drain } = createApp({
     db,
     config,
     log,
     metrics,
     llm: { provider: name, model },
-    ready: () => databaseReadiness(db),
+    ready: () => databaseReadiness(db, migration),
   });
   const url = await app.listen({ host: config.http.host, port: given.port ?? config.http.port });
   log.info({ url }, "api_started");
@@ -87,6 +93,7 @@ export async function startWork(
     log,
     observe: metrics.runs,
     concurrency: config.workerConcurrency,
+    callMs: config.llm.deadlineMs,
     onFatal,
   });
 }

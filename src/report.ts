@@ -37,7 +37,8 @@ const LEFT_ALIGNED: ReadonlySet<string> = new Set(["tenant", "tier", "state"]);
 export async function reportTable(ops: Ops): Promise<string> {
   const lines = await systemCall(
     ops,
-    'select tenant, tier, rows, flags, findings, saving, reserved, settled, "left", state from ops.report_text',
+    `select tenant, tier, rows, flags, findings, saving, reserved, settled, "left", state
+     from ops.report_text`,
     [],
     Line,
   );
@@ -45,8 +46,10 @@ export async function reportTable(ops: Ops): Promise<string> {
 }
 
 const MEANING = [
-  "flagged: lines with a data-quality flag (ops.imports tells which).   saving: what increases that still run cost",
-  "a month, if they went back; - where it is not known.   LLM money is US dollars: held before the call, then cost.",
+  "flagged: lines with a data-quality flag (ops.imports tells which).   " +
+    "saving: what increases that still run cost",
+  "a month, if they went back; - where it is not known.   " +
+    "LLM money is US dollars: held before the call, then cost.",
 ];
 
 /** The report as one JSON document, exactly as SQL wrote it: `{"tenants": [...]}`. */

@@ -42,8 +42,11 @@ export type Observe = {
   schedulerDeadlock(): void;
 };
 
-/** How an attempt ended. `fenced`: the run had gone on without it, so that nothing of it counts. */
-export type RunOutcome = "completed" | "failed" | "dead_letter" | "fenced";
+/**
+ * How an attempt ended. `stopped`: by a shutdown, which is no failure of it. `fenced`: the run had gone on
+ * without it, so that nothing of it counts.
+ */
+export type RunOutcome = "completed" | "stopped" | "failed" | "dead_letter" | "fenced";
 
 /** What a run needs from its worker; `worker` names it in the run's row. */
 export type RunDeps = { db: Db; log: Logger; worker: string; observe?: Observe | undefined };
@@ -65,8 +68,8 @@ export function unsettledHandlers(): number {
 /**
  * Executes the run of a token, once. A stale token does nothing. Returns when the end of the attempt is
  * written, at the latest `GRACE_MS` and a short transaction after its time limit, whatever the handler does.
- * `poolSignal` ends the attempt as failed with `shutdown`. Throws only when the claim or the end could not be
- * written.
+ * `poolSignal` ends the attempt by `shutdown`, and the run waits for the next worker. Throws only when the
+ * claim or the end could not be written.
  */
 export async function executeRun(
   deps: RunDeps,
@@ -223,18 +226,21 @@ async function recordFailure(deps: RunDeps, run: Run, error: unknown): Promise<R
   try {
     const failed = await jobFail(deps.db, run.tenantId, run.runId, run.attempt, failure);
     logFailure(run, failed, failure, error);
-    return failed.state === "DEAD_LETTER" ? "dead_letter" : "failed";
+    return OUTCOMES[failed.state];
   } catch (refusal) {
     if (!isFenced(refusal)) throw refusal;
     return fenced(run);
   }
 }
 
+const OUTCOMES = { PENDING: "stopped", FAILED: "failed", DEAD_LETTER: "dead_letter" } as const;
+
 function logFailure(run: Run, failed: FailedRun, failure: Failure, error: unknown): void {
-  const facts = { error_code: failure.code, error: failure.message };
+  const facts = { error_code: failure.code, error_text: failure.message };
   // What has no name of ours is a bug, and its stack is wanted.
   const all = error instanceof AppError ? facts : { ...facts, err: error };
   if (failed.state === "DEAD_LETTER") run.log.error(all, "job_dead_letter");
+  else if (failed.state === "PENDING") run.log.info(all, "job_stopped");
   else run.log.warn({ ...all, available_at: failed.availableAt }, "job_failed");
 }
 

@@ -3,14 +3,15 @@ import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Db } from "./db.ts";
 import { importFocus } from "./imports.ts";
+import type { Log } from "./log.ts";
 import type { Progress } from "./progress.ts";
 import type { Ops } from "./report.ts";
 import { type SampleTenant, sampleTenants, writeSample } from "./sample.ts";
 import { tenantAdd, tenantsList } from "./tenants.ts";
 
 /**
- * Makes what is missing of the sample, when the database has no tenant or has sample tenants: a first start that was
- * killed half-way is finished by the next one. Answers how many bills it imported.
+ * Makes what is missing of the sample, when the database has no tenant or has sample tenants: a first start
+ * that was killed half-way is finished by the next one. Answers how many bills it imported.
  */
 export async function addSampleTenants(given: {
   db: Db;
@@ -18,6 +19,7 @@ export async function addSampleTenants(given: {
   directory: string;
   progress: Progress;
   signal: AbortSignal;
+  log?: Log;
 }): Promise<number> {
   const { ops } = given;
   const directory = join(given.directory, "sample");
@@ -44,7 +46,7 @@ export async function addSampleTenants(given: {
 }
 
 async function addSample(
-  { db, ops, signal }: { db: Db; ops: Ops; signal: AbortSignal },
+  { db, ops, signal, log }: { db: Db; ops: Ops; signal: AbortSignal; log?: Log },
   sample: SampleTenant,
   known: string | undefined,
   directory: string,
@@ -53,7 +55,7 @@ async function addSample(
   const tenant = { ...sample, limitUsd: sample.monthlyBudgetUsd, sample: true };
   const tenantId = known ?? (await tenantAdd(ops, tenant, "sample of the first start"));
   const { path } = await writeSample(sample, directory);
-  await importFocus(db, tenantId, { path, source: "sample", signal });
+  await importFocus(db, tenantId, { path, source: "sample", signal, log });
 }
 
 /** Bills end where today begins, in UTC. */

@@ -1,9 +1,10 @@
-// The database of `npm start`: the embedded server, or your own by DATABASE_URL; with roles, passwords and migrations.
+// The database of `npm start`: the embedded server, or your own by DATABASE_URL; with roles, passwords and
+// migrations.
 import pg from "pg";
 import type { Config } from "./config.ts";
 import { AppError } from "./errors.ts";
 import type { Log } from "./log.ts";
-import { bootstrap, migrateDatabase } from "./migrate.ts";
+import { bootstrap, migrateDatabase, withClient } from "./migrate.ts";
 import { startPostgres } from "./postgres.ts";
 import type { Progress } from "./progress.ts";
 import { type Login, localSecrets } from "./secrets.ts";
@@ -43,12 +44,57 @@ export async function openServer(
     stop,
   };
   try {
-    await bootstrap(administrator, { database, passwords }).catch(mayNotBootstrap);
+    const fresh =
+      config.databaseUrl === undefined ? passwords : await passwordsToSet(administrator, server, passwords);
+    await bootstrap(administrator, { database, passwords: fresh }).catch(mayNotBootstrap);
     await migrateDatabase(server.url("holdfast_admin"), config.ticketKey, log);
     return server;
   } catch (error) {
     await stop();
     throw error;
+  }
+}
+
+type Passwords = Readonly<Record<Login, string>>;
+
+/**
+ * The passwords of the logins that a server of somebody's does not have yet. Logins are the whole server's:
+ * one that is there with another password is another system's, which would be locked out by ours. Throws
+ * `config_invalid`.
+ */
+async function passwordsToSet(
+  administrator: pg.ClientConfig,
+  { url }: Server,
+  passwords: Passwords,
+): Promise<Partial<Passwords>> {
+  const present = await withClient(administrator, async (client) => {
+    const found = await client.query<{ rolname: Login }>(
+      "select rolname from pg_roles where rolname = any ($1) order by rolname",
+      [Object.keys(passwords)],
+    );
+    return found.rows.map((row) => row.rolname);
+  });
+  for (const login of present) await refuseOtherPassword(login, url(login));
+  const missing = Object.entries(passwords).filter(([login]) => !present.some((name) => name === login));
+  return Object.fromEntries(missing);
+}
+
+/** A server looks at the password first, and only then whether the database is there and may be entered. */
+async function refuseOtherPassword(login: Login, connectionString: string): Promise<void> {
+  try {
+    await withClient({ connectionString }, async () => {});
+  } catch (error) {
+    const sqlstate = error instanceof pg.DatabaseError ? error.code : undefined;
+    if (sqlstate === "3D000" || sqlstate === "42501") return;
+    if (sqlstate !== "28P01") throw error;
+    throw new AppError("config_invalid", {
+      message: `the login ${login} exists on this server with another password, which is left as it is`,
+      detail: { login },
+      hint:
+        "Start with the HOLDFAST_DIR that made it, or give it the password in secrets.json of this one; " +
+        "or use another server, or run the parts, as the README says.",
+      cause: error,
+    });
   }
 }
 

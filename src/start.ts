@@ -1,5 +1,6 @@
-// `npm start`: the whole system in one process, for development. A server, a migrated database, sample tenants when there
-// is nothing yet, the worker, the endpoint; then the report, and it keeps serving until it is told to end.
+// `npm start`: the whole system in one process, for development. A server, a migrated database, sample
+// tenants when there is nothing yet, the worker, the endpoint; then the report, and it keeps serving until it
+// is told to end.
 import { relative } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { analysisRequest } from "./analyses.ts";
@@ -7,7 +8,7 @@ import { mintToken } from "./auth.ts";
 import type { Config } from "./config.ts";
 import { createPool, type Db } from "./db.ts";
 import { AppError } from "./errors.ts";
-import { importFocus } from "./imports.ts";
+import { checkFocus, importFocus, importSummary } from "./imports.ts";
 import { providerOf } from "./llm.ts";
 import type { Log } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
@@ -31,6 +32,8 @@ export type StartOptions = {
   sample: boolean;
   importFile: string | undefined;
   tenant: string | undefined;
+  /** Where the file comes from: it replaces the months of its own source. */
+  source: string;
 };
 
 type Context = {
@@ -46,8 +49,8 @@ type Context = {
 type System = { server: Server; ops: Ops; work: Db; worker: Worker; api: Api; fatal: Promise<never> };
 
 /**
- * Runs until the report is printed (`once`) or `signal` is aborted; then drains, and stops the server last. Answers
- * whether the report was printed.
+ * Runs until the report is printed (`once`) or `signal` is aborted; then drains, and stops the server last.
+ * Answers whether the report was printed.
  */
 export async function start(context: Context): Promise<boolean> {
   const { options, log, progress, signal } = context;
@@ -73,7 +76,10 @@ export async function start(context: Context): Promise<boolean> {
   return reported;
 }
 
-/** Starts everything, and imports what there is to import before the first run. `closing` learns how each part ends. */
+/**
+ * Starts everything, and imports what there is to import before the first run. `closing` learns how each part
+ * ends.
+ */
 async function open(context: Context, closing: (() => Promise<unknown>)[]): Promise<System> {
   const { config, log, progress, signal } = context;
   const server = await openServer(config, log, progress, signal);
@@ -118,22 +124,35 @@ async function report({ options, progress, signal }: Context, { ops }: System): 
 
 /** The sample, and the file of the user's own. Answers the tenant whose file it was. */
 async function importFirst(context: Context, db: Db, ops: Ops): Promise<string | undefined> {
-  const { config, options, progress, signal } = context;
-  if (options.sample) await addSampleTenants({ db, ops, directory: config.directory, progress, signal });
-  if (options.importFile === undefined || options.tenant === undefined) return undefined;
+  const { config, options, log, progress, signal } = context;
+  const { importFile: path, tenant, source } = options;
+  const given = path === undefined || tenant === undefined ? undefined : { path, tenant };
+  if (given !== undefined) await checkFirst(context, ops, given);
+  if (options.sample) await addSampleTenants({ db, ops, directory: config.directory, progress, signal, log });
+  if (given === undefined) return undefined;
 
-  const tenantId = await tenantNamed(ops, options.tenant);
-  const { rows, flaggedRows } = await importFocus(db, tenantId, {
-    path: options.importFile,
-    source: "import",
+  const tenantId = await tenantNamed(ops, given.tenant);
+  const imported = await importFocus(db, tenantId, {
+    path: given.path,
+    source,
     onProgress: (done) => progress.advance("Rows imported", done),
     signal,
+    log,
   });
   progress.clear();
-  progress.say(
-    `Imported ${rows} rows for ${options.tenant}, ${flaggedRows} of them with a data-quality flag.`,
-  );
+  progress.say(importSummary({ file: given.path, tenant: given.tenant, source }, imported));
   return tenantId;
+}
+
+/** A file that will be refused makes no tenant. One that is there has its failed import to show instead. */
+async function checkFirst(
+  { progress, signal }: Context,
+  ops: Ops,
+  { path, tenant }: { path: string; tenant: string },
+): Promise<void> {
+  if ((await tenantsList(ops)).some((each) => each.tenant === tenant)) return;
+  await checkFocus({ path, onProgress: (done) => progress.advance("Rows checked", done), signal });
+  progress.clear();
 }
 
 /** Asks for an analysis of the tenant whose file was imported, unless the tick has made one. */
@@ -171,7 +190,8 @@ async function whatNow(config: Config<"all">, { server, api, ops }: System): Pro
   const [tenant] = await tenantsList(ops);
   const login = { host: server.host, port: server.port, database: server.database, user: "holdfast_ops" };
   const pgpass = writePgpass(config.directory, { ...login, password: server.password("holdfast_ops") });
-  const address = `-h ${login.host.replace(/^\[|\]$/g, "")} -p ${login.port} -U ${login.user} -d ${quoted(login.database)}`;
+  const hostName = login.host.replace(/^\[|\]$/g, "");
+  const address = `-h ${hostName} -p ${login.port} -U ${login.user} -d ${quoted(login.database)}`;
   const psql = `PGPASSFILE=${quoted(shortest(pgpass))} psql ${address}`;
   const lines = ["", `holdfast serves on ${api.url} until Ctrl-C.`, ""];
   if (tenant !== undefined) {

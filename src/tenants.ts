@@ -13,7 +13,8 @@ export type NewTenant = { name: string; tier: string; timeZone: string; limitUsd
 export async function tenantAdd(ops: Ops, tenant: NewTenant, reason: string): Promise<string> {
   const [made] = await systemCall(
     ops,
-    `select tenant_id from ops.tenant_add(name => $1, reason => $2, limit_usd => $3, tier => $4, time_zone => $5, sample => $6)`,
+    `select tenant_id from ops.tenant_add(
+       name => $1, reason => $2, limit_usd => $3, tier => $4, time_zone => $5, sample => $6)`,
     [tenant.name, reason, tenant.limitUsd, tenant.tier, tenant.timeZone, tenant.sample],
     Id,
   );
@@ -34,7 +35,8 @@ export async function tenantNamed(ops: Ops, name: string): Promise<string> {
     if (!(error instanceof AppError && error.code === "tenant_not_found")) throw error;
     const tenant = { name, tier: "ACTIVE", timeZone: "UTC", limitUsd: "10", sample: false };
     return tenantAdd(ops, tenant, "made by npm start for an import").catch((taken: unknown) => {
-      if (taken instanceof AppError && taken.code === "tenant_name_taken") return tenantFind(ops, name); // someone was quicker
+      // Someone was quicker.
+      if (taken instanceof AppError && taken.code === "tenant_name_taken") return tenantFind(ops, name);
       throw taken;
     });
   }
@@ -55,7 +57,8 @@ export async function tenantsList(ops: Ops): Promise<Listed[]> {
   return systemCall(
     ops,
     `select t.tenant, t.tenant_id, t.sample,
-            exists (select from ops.imports as i where i.tenant = t.tenant and i.status = 'PUBLISHED') as imported
+            exists (select from ops.imports as i
+                    where i.tenant = t.tenant and i.status = 'PUBLISHED') as imported
      from ops.tenants as t`,
     [],
     Listed,

@@ -9,6 +9,7 @@ import { z } from "zod";
 import { createPool, type Db } from "./db.ts";
 import { AppError } from "./errors.ts";
 import type { Tick } from "./jobs.ts";
+import { endOfCalls } from "./llm/open_calls.ts";
 import { startLoops } from "./loops.ts";
 import { executeRun, GRACE_MS, type Observe, type RunDeps, type Tasks } from "./runs.ts";
 
@@ -17,8 +18,12 @@ const MINUTE = 60 * SECOND;
 /** How long a start waits until the queue hears of new tokens; without that it polls. */
 const LISTEN_MS = 5 * SECOND;
 
+/** A drain is as long as a call of a task may be out, within these: a stop takes 42 s at most. */
+const DRAIN_MS = { least: 20 * SECOND, most: 30 * SECOND };
 /** What a stop may take beyond drain and grace: the last ends are written and the connections closed. */
 const CLOSING_MS = 10 * SECOND;
+/** How much of it is left to the calls that their runs have left behind, before they are cut. */
+const LAST_CALLS_MS = 5 * SECOND;
 
 /** What a worker is started with. */
 export type WorkerOptions = {
@@ -32,7 +37,9 @@ export type WorkerOptions = {
   /** Runs at a time. */
   concurrency: number;
   tickEveryMs?: number;
-  /** How long a stop waits for the runs that are under way, before it aborts them. */
+  /** How long one call of a task may be out; a stop waits that long for its answer, up to 30 s. */
+  callMs?: number;
+  /** How long a stop waits for the runs that are under way, before it aborts them; `callMs`, 20 s to 30 s. */
   drainMs?: number;
   /** Called after the stop, when the queue can go on no longer: the process should exit, to be restarted. */
   onFatal: (error: unknown) => void;
@@ -40,7 +47,10 @@ export type WorkerOptions = {
 
 /** A worker that runs. */
 export type Worker = {
-  /** Takes no new run, waits for those under way, closes the queue. Bounded; may be called twice. */
+  /**
+   * Takes no new run, waits for those under way and for the calls they left behind, closes the queue: then
+   * the caller may end the pool of `db`. Takes `drainMs` and 12 s at most; may be called twice.
+   */
   stop(): Promise<void>;
   /** Ticks now: when it resolves, all that was due has its runs. Throws what the tick threw. */
   tickNow(): Promise<Tick>;
@@ -53,7 +63,7 @@ type Context = Required<Pick<WorkerOptions, "tickEveryMs" | "drainMs">> & Worker
  * this version: the worker may not change it. Throws `config_invalid` when it is not.
  */
 export async function startWorker(given: WorkerOptions): Promise<Worker> {
-  const options: Context = { tickEveryMs: 10 * SECOND, drainMs: 20 * SECOND, ...given };
+  const options: Context = { tickEveryMs: 10 * SECOND, drainMs: drainMsFor(given.callMs ?? 0), ...given };
   const queue = createPool({
     connectionString: withRowSecurity(options.workerUrl),
     max: options.concurrency + 2,
@@ -81,6 +91,11 @@ export async function startWorker(given: WorkerOptions): Promise<Worker> {
   runner.promise.then(() => fatal(new Error("the queue stopped by itself")), fatal);
   options.log.info({ concurrency: options.concurrency }, "worker_started");
   return { stop, tickNow: loops.tickNow };
+}
+
+/** How long a drain is unless it is told: as long as a call may be out, 20 s to 30 s. */
+export function drainMsFor(callMs: number): number {
+  return Math.min(Math.max(callMs, DRAIN_MS.least), DRAIN_MS.most);
 }
 
 /** The queue's rows are under policies; elsewhere this login keeps row security off until it enters. */
@@ -123,7 +138,8 @@ async function startQueue(options: Context, pgPool: pg.Pool): Promise<Runner> {
       },
       preset: {
         worker: {
-          // The abort threshold: a token that is told during the delay is fetched at once, not at the next poll.
+          // The abort threshold: a token that is told during the delay is fetched at once, not at the
+          // next poll.
           localQueue: {
             size: concurrency + 1,
             ttl: MINUTE,
@@ -176,6 +192,7 @@ async function drain(
   const limit = new AbortController();
   const closed = (async () => {
     await Promise.all([loopsEnded, endOfQueue(runner)]);
+    await endOfCalls(options.db, LAST_CALLS_MS);
     await queue.end();
   })();
   const late = sleep(options.drainMs + GRACE_MS + CLOSING_MS, "late", { signal: limit.signal }).catch(

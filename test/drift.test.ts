@@ -2,11 +2,12 @@
 import { randomUUID } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { run } from "graphile-migrate";
-import pg from "pg";
+import type pg from "pg";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
+import { createPool } from "../src/db.ts";
 import { asOwner, bootstrap, migrateSettings, projectFile, withClient } from "../src/migrate.ts";
-import { TEST_PASSWORD } from "./support/constants.ts";
-import { testDatabase } from "./support/database.ts";
+import { inDatabase, TEST_PASSWORD } from "./support/constants.ts";
+import { testDatabase, whenAlone } from "./support/database.ts";
 import { rolledBack } from "./support/rolled_back.ts";
 
 const server = inject("server");
@@ -17,20 +18,15 @@ let built: pg.Pool;
 
 beforeAll(async () => {
   await bootstrap(server.administrator, { database: name, passwords: {} });
-  built = new pg.Pool({ ...server.administrator, ...here(server.administrator), max: 2 });
+  built = createPool({ ...inDatabase(server.administrator, name), max: 2, application_name: "test" });
   await build();
 });
 afterAll(async () => {
   await built.end();
+  // What is cut in the middle of its end would be an error that nobody listens for.
+  await withClient(inDatabase(server.administrator, name), whenAlone);
   await withClient(server.administrator, (client) => client.query(`drop database ${name} with (force)`));
 });
-
-function here(administrator: pg.ClientConfig): pg.ClientConfig {
-  if (administrator.connectionString === undefined) return { database: name };
-  const url = new URL(administrator.connectionString);
-  url.pathname = `/${name}`;
-  return { connectionString: url.href };
-}
 
 /** Runs sql/index.sql with its includes, as the owner and in one transaction, as a migration would. */
 async function build(): Promise<void> {

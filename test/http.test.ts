@@ -71,9 +71,11 @@ test("alive without a database, and ready only with one", async () => {
   const { app, pool } = endpoint();
   const alive = await app.inject("/livez");
   expect([alive.statusCode, alive.json()]).toEqual([200, { status: "alive" }]);
-  expect(await databaseReadiness({ pool })).toEqual({
+  const db = { pool, ticketKey: { kid: 1, secret: randomBytes(32) } };
+  expect(await databaseReadiness(db, "000001.sql")).toEqual({
     ready: false,
-    checks: { database: false, migrations: false },
+    checks: { database: false, migrations: false, ticket_key: false },
+    cause: expect.objectContaining({ code: "ECONNREFUSED" }),
   });
 });
 
@@ -117,6 +119,53 @@ test("a readiness that fails or never comes is a 503 in time, not a hang", async
   const hanging = await endpoint({ ready: () => new Promise(() => {}) }).app.inject("/readyz");
   expect([hanging.statusCode, hanging.json().checks]).toEqual([503, { in_time: false, not_draining: true }]);
   expect(performance.now() - started).toBeLessThan(4_000);
+});
+
+test("a change of readiness is logged once, with its cause, and shown to no prober", async () => {
+  const away: Readiness = { ready: false, checks: { database: false }, cause: new Error("secret host name") };
+  const states = [READY, away, away, READY, READY, away];
+  const { app, logged } = endpoint({ ready: async () => states.shift()! });
+  const bodies: string[] = [];
+  for (const _ of [...states]) bodies.push((await app.inject("/readyz")).body);
+  expect(bodies.join("")).not.toContain("secret host name");
+  const lost = { level: "error", msg: "readiness_lost", checks: { database: false } };
+  expect(logged().filter((line) => String(line["msg"]).startsWith("readiness_"))).toMatchObject([
+    { ...lost, err: { message: "secret host name" } },
+    { level: "info", msg: "readiness_regained", checks: READY.checks },
+    { ...lost, err: { message: "secret host name" } },
+  ]);
+});
+
+test("a drain is no loss of readiness, and a readiness that throws is", async () => {
+  const drained = endpoint();
+  drained.drain();
+  await drained.app.inject("/readyz");
+  const failing = endpoint({ ready: () => Promise.reject(new Error("a bug")) });
+  await failing.app.inject("/readyz");
+  const changes = (lines: Record<string, unknown>[]) =>
+    lines.filter((line) => String(line["msg"]).startsWith("readiness_"));
+  expect(changes(drained.logged())).toEqual([]);
+  expect(changes(failing.logged())).toMatchObject([{ msg: "readiness_lost", err: { message: "a bug" } }]);
+});
+
+test("every line of a request says whose it is once that is known, and not before", async () => {
+  const { app, logged } = endpoint();
+  await app.inject({ url: "/v1/findings?limit=0", headers: await authorized() });
+  await app.inject({ url: "/v1/findings?limit=0" });
+  const lines = logged().map(({ msg, tenant_id, subject }) => ({ msg, tenant_id, subject }));
+  expect(lines).toEqual([
+    { msg: "request_refused", tenant_id: tenantId, subject: "joe" },
+    { msg: "request", tenant_id: tenantId, subject: "joe" },
+    { msg: "request_refused", tenant_id: undefined, subject: undefined },
+    { msg: "request", tenant_id: undefined, subject: undefined },
+  ]);
+});
+
+test("that it listens is said by whoever starts it, not by the framework", async () => {
+  const made = endpoint();
+  const { url } = await listen(made);
+  await fetch(`${url}/livez`);
+  expect(made.logged().map((line) => line["msg"])).toEqual(["request"]);
 });
 
 test("/metrics and /health/metrics answer in Prometheus' text", async () => {

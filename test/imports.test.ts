@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -6,7 +6,8 @@ import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { AppError } from "../src/errors.ts";
 import { LINE_CELLS } from "../src/focus/columns.ts";
-import { importFocus } from "../src/imports.ts";
+import { checkFocus, type Imported, importFocus, importJson, importSummary } from "../src/imports.ts";
+import { createLog } from "../src/log.ts";
 import { sampleTenants, writeSample } from "../src/sample.ts";
 import { testDatabase } from "./support/database.ts";
 
@@ -69,6 +70,13 @@ async function refusedImport(tenantId: string, path: string): Promise<AppError> 
   return error;
 }
 
+/** A log, and the lines of it. */
+function heard() {
+  const lines: Record<string, unknown>[] = [];
+  const destination = { write: (line: string) => lines.push(JSON.parse(line)) };
+  return { log: createLog({ level: "info", destination, readable: false }), lines };
+}
+
 test("the reader writes the columns of app.cost_line_cells, in its order and with its types", async () => {
   const { rows } = await database.superuser.query(
     `select a.attname as name, coalesce(e.typname || '[]', t.typname) as type
@@ -110,10 +118,33 @@ describe("an import", () => {
   test("works twice: the second replaces the first", async () => {
     const { tenantId } = await database.addTenant();
     const path = file([line("1.50"), line("2.25")]);
-    await importFocus(database.worker, tenantId, { path, source: "files" });
-    await importFocus(database.worker, tenantId, { path, source: "files" });
+    const first = await importFocus(database.worker, tenantId, { path, source: "files" });
+    expect(first).toMatchObject({ replacedRows: 0, replacedFiles: [] });
+    const second = await importFocus(database.worker, tenantId, { path, source: "files" });
+    expect(second).toMatchObject({ replacedRows: 2, replacedFiles: ["september.csv"] });
     expect(await seenBy(tenantId)).toEqual({ rows: 2, cost: "3.75" });
     expect((await importsOf(tenantId)).map(({ status }) => status)).toEqual(["SUPERSEDED", "PUBLISHED"]);
+  });
+
+  test("is told in the log: begun, and published or failed", async () => {
+    const { tenantId } = await database.addTenant();
+    const { log, lines } = heard();
+    const request = { path: file([line("1"), line("2")]), source: "files", log };
+    const { importId } = await importFocus(database.worker, tenantId, request);
+    const about = { tenant_id: tenantId, import_id: importId, source: "files", file: "september.csv" };
+    expect(lines).toMatchObject([
+      { level: "info", msg: "import_started", ...about, rows: 0 },
+      { level: "info", msg: "import_published", ...about, rows: 2, replaced_rows: 0 },
+    ]);
+
+    const broken = [...Array.from({ length: 2_500 }, () => line("1")), line("$9")];
+    const refused = importFocus(database.worker, tenantId, { ...request, path: file(broken) });
+    await expect(refused).rejects.toMatchObject({ code: "focus_invalid" });
+    expect(lines.slice(2)).toMatchObject([
+      { msg: "import_started", tenant_id: tenantId },
+      { level: "warn", msg: "import_failed", file: "september.csv", rows: 2_000, code: "focus_invalid" },
+    ]);
+    expect(lines[3]!["import_id"]).toBe(lines[2]!["import_id"]);
   });
 
   test("keeps money as it is written, and any text, for those whose it is alone", async () => {
@@ -156,6 +187,54 @@ describe("an import", () => {
   });
 });
 
+describe("checkFocus", () => {
+  test("reads all of a file, and answers its rows", async () => {
+    const progress: number[] = [];
+    expect(await checkFocus({ path: sample.path, onProgress: (rows) => progress.push(rows) })).toBe(
+      sample.rows,
+    );
+    expect(progress.at(-1)).toBe(sample.rows);
+  });
+
+  test("refuses what an import refuses, in its last row as well; and can be ended", async () => {
+    const lines = Array.from({ length: 5_000 }, () => line("1"));
+    const path = file([...lines, line("$9")]);
+    const place = { file: "september.csv", line: 5_002, column: "BilledCost" };
+    await expect(checkFocus({ path })).rejects.toMatchObject({ code: "focus_invalid", detail: place });
+    await expect(checkFocus({ path, signal: AbortSignal.abort(new Error("SIGINT")) })).rejects.toThrow(
+      "SIGINT",
+    );
+  });
+});
+
+describe("what is said of an import", () => {
+  const named = { file: "/bills/p2.csv", tenant: "X", source: "import" };
+  const imported: Imported = {
+    ...{ importId: "an id", rows: 398, flaggedRows: 0, flags: {}, periods: 1 },
+    ...{ replacedRows: 0, replacedFiles: [] },
+  };
+  const done = "Imported 398 rows for X, 0 of them with a data-quality flag";
+  const hint = " (same source and month: use --source to keep both)";
+
+  test.each([
+    [0, [], `${done}.`],
+    [602, ["p1.csv"], `${done}; they replace 602 rows of p1.csv${hint}.`],
+    [398, ["p2.csv"], `${done}; they replace 398 rows of p2.csv.`],
+    [9, ["a", "b", "c", "d", "e"], `${done}; they replace 9 rows of a, b, c and 2 more${hint}.`],
+  ])("%i rows replaced, of %j", (replacedRows, replacedFiles, said) => {
+    expect(importSummary(named, { ...imported, replacedRows, replacedFiles })).toBe(said);
+  });
+
+  test("as one JSON document", () => {
+    expect(
+      JSON.parse(importJson(named, { ...imported, replacedRows: 602, replacedFiles: ["p1.csv"] })),
+    ).toEqual({
+      ...{ tenant: "X", import_id: "an id", source: "import", file: "p2.csv", rows: 398, flagged_rows: 0 },
+      ...{ flags: {}, periods: 1, replaced_rows: 602, replaced_files: ["p1.csv"] },
+    });
+  });
+});
+
 describe("a refused file", () => {
   test.each([517, 5_170])("changes nothing that is seen: a wrong type in row %i", async (wrong) => {
     const { tenantId } = await database.addTenant();
@@ -181,6 +260,22 @@ describe("a refused file", () => {
     expect(await importsOf(tenantId)).toMatchObject([
       { status: "FAILED", focus_version: "unknown", error: { line: 1, column: "BilledCost" } },
     ]);
+  });
+
+  test.skipIf(!existsSync("/proc/self/fd"))("is closed again when no import could be begun", async () => {
+    const { tenantId } = await database.addTenant();
+    const request = { path: sample.path, source: "" };
+    await expect(importFocus(database.worker, tenantId, request)).rejects.toMatchObject({
+      code: "argument_invalid",
+    });
+    const open = readdirSync("/proc/self/fd").map((fd) => {
+      try {
+        return readlinkSync(`/proc/self/fd/${fd}`);
+      } catch {
+        return ""; // the one that listed them
+      }
+    });
+    expect(open).not.toContain(sample.path);
   });
 
   test("of which the database takes no row is failed with the database's reason", async () => {

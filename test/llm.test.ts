@@ -1,6 +1,7 @@
 import { createServer, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, describe, expect, test } from "vitest";
+import { endOfCalls } from "../src/llm/open_calls.ts";
 import { inputTokensBound, MESSAGE_TOKENS, REQUEST_TOKENS } from "../src/llm/request.ts";
 import {
   budgetedFetch,
@@ -108,12 +109,15 @@ describe("budgetedFetch, when the provider answers", () => {
     const facts = { tenant_id: world.tenantId, run_id: world.attempt.runId, attempt: 1, model: "small" };
     for (const line of world.lines) expect(line).toMatchObject(facts);
     expect(world.lines[0]?.["estimated_cost_nanousd"]).toMatch(/^\d+$/);
+    expect(world.counted).toEqual({ overHolds: 0 });
     expect(world.lines[1]).toMatchObject({
+      level: 30,
       cost_nanousd: "140000",
       over_hold_nanousd: "0",
       input_tokens: 100,
     });
-    expect(world.lines[5]).toMatchObject({ status: "http_500" });
+    expect(world.lines[3]).toMatchObject({ reason: "http_400" });
+    expect(world.lines[5]).toMatchObject({ reason: "http_500" });
     expect(JSON.stringify(world.lines)).not.toMatch(/findings|words|sk-secret/);
   });
 
@@ -158,7 +162,12 @@ describe("budgetedFetch, when the provider answers", () => {
     );
     const [hold] = await world.holds();
     expect(usage.over).toBe(spent - (hold?.bound ?? 0) * 1_000 - 50 * 2_000);
-    expect(world.lines.at(-1)).toMatchObject({ msg: "llm_settled", over_hold_nanousd: String(usage.over) });
+    expect(world.lines.at(-1)).toMatchObject({
+      level: 40,
+      msg: "llm_settled",
+      over_hold_nanousd: String(usage.over),
+    });
+    expect(world.counted).toEqual({ overHolds: 1 });
   });
 
   test("presumes the hold of an answer that does not say what it used, and hands it on", async () => {
@@ -203,14 +212,24 @@ describe("budgetedFetch, when the provider refuses or fails", () => {
     expect(await world.budget()).toEqual({ spent: 0, reserved: 0, presumed: 0 });
   });
 
-  test.each([307, 402, 408, 409, 500, 502, 503, 529])("presumes the hold after a %i", async (status) => {
-    const world = await scene((response) => json(response, {}, status, { location: "/v1/elsewhere" }));
+  test.each([301, 304, 307])("does not follow a %i, and releases the hold", async (status) => {
+    const world = await scene((response) =>
+      response.writeHead(status, { location: "/v1/elsewhere" }).end(status === 304 ? undefined : "{}"),
+    );
+    expect((await send(world)).status).toBe(status);
+    expect(await world.holds()).toMatchObject([{ status: "RELEASED", reason: "redirect" }]);
+    expect(world.observed).toMatchObject([{ status: "redirect" }]);
+    expect(world.provider.hits).toHaveLength(1);
+  });
+
+  test.each([402, 408, 409, 500, 502, 503, 529])("presumes the hold after a %i", async (status) => {
+    const world = await scene((response) => json(response, {}, status));
     expect((await send(world)).status).toBe(status);
     expect(await world.holds()).toMatchObject([{ status: "PRESUMED", reason: `http_${status}` }]);
     expect(world.provider.hits).toHaveLength(1);
   });
 
-  test("releases the hold when no connection was made: refused, no such host, no TLS", async () => {
+  test("releases the hold when nothing was sent: refused, no such host, no TLS, a blocked port", async () => {
     const world = await scene(ok);
     const closed = await startProvider(ok);
     await closed.close();
@@ -219,6 +238,7 @@ describe("budgetedFetch, when the provider refuses or fails", () => {
       closed.baseUrl,
       `http://${"x".repeat(64)}.invalid/v1`,
       world.provider.baseUrl.replace("http", "https"),
+      "http://127.0.0.1:6667/v1",
     ];
     for (const baseUrl of addresses) {
       const error = await post(fetch, { baseUrl }, bodyOf()).catch((error: unknown) => error);
@@ -227,6 +247,13 @@ describe("budgetedFetch, when the provider refuses or fails", () => {
     expect(await world.holds()).toMatchObject(
       addresses.map(() => ({ status: "RELEASED", reason: "unreachable" })),
     );
+    const causes = world.lines.filter((line) => line.msg === "llm_released").map((line) => line["err"]);
+    expect(causes.map((err) => (err as { message: string }).message)).toEqual([
+      expect.stringMatching(/^fetch failed: .*ECONNREFUSED/),
+      expect.stringMatching(/^fetch failed: .*ENOTFOUND/),
+      expect.stringMatching(/^fetch failed: .*/),
+      "fetch failed: bad port",
+    ]);
   });
 
   test.each<[string, Answer, string, string]>([
@@ -268,6 +295,10 @@ describe("budgetedFetch, when the provider refuses or fails", () => {
     expect(performance.now() - started).toBeLessThan(3_000);
     expect(await world.holds()).toMatchObject([{ status: "PRESUMED", reason: status }]);
     expect(world.observed).toMatchObject([{ status, usage: undefined }]);
+    const presumed = world.lines.find((line) => line.msg === "llm_presumed");
+    expect(presumed).toMatchObject({ level: 40, reason: status });
+    // What ended the call is said, where something but its length did.
+    expect(presumed?.["err"] !== undefined).toBe(status !== "answer_too_large");
     expect(world.provider.hits).toHaveLength(1);
   });
 
@@ -388,6 +419,36 @@ describe("budgetedFetch, when its own side fails", () => {
     expect(await world.holds()).toMatchObject([{ status: "APPLIED" }]);
   });
 
+  test("the end of the calls is the end of their holds: one that is out is settled", async () => {
+    const stop = new AbortController();
+    const world = await scene(
+      async (response) => {
+        stop.abort(new Error("shutdown"));
+        await sleep(300);
+        json(response, completion("words"));
+      },
+      { attempt: { signal: stop.signal } },
+    );
+    await expect(send(world)).rejects.toThrow("shutdown");
+    expect(await world.holds()).toMatchObject([{ status: "RESERVED" }]);
+    await endOfCalls(anotherDb(), 5_000); // not of this database
+    expect(await world.holds()).toMatchObject([{ status: "RESERVED" }]);
+    await endOfCalls(world.llm.db, 5_000);
+    expect(await world.holds()).toMatchObject([{ status: "APPLIED" }]);
+  });
+
+  test("a call that is out for longer than is waited for is cut, and its hold presumed", async () => {
+    const stop = new AbortController();
+    const world = await scene(() => stop.abort(new Error("shutdown")), { attempt: { signal: stop.signal } });
+    await expect(send(world)).rejects.toThrow("shutdown");
+    const started = performance.now();
+    await endOfCalls(world.llm.db, 100);
+    expect(performance.now() - started).toBeLessThan(2_000);
+    expect(await world.holds()).toMatchObject([{ status: "PRESUMED", reason: "cut" }]);
+    expect(world.lines.at(-1)).toMatchObject({ msg: "llm_presumed", reason: "cut", err: {} });
+    expect(world.lines.map((line) => line.msg)).not.toContain("llm_close_failed");
+  });
+
   test("a caller that leaves while the money is held gets it back", async () => {
     const stop = new AbortController();
     const world = await scene(ok, { attempt: { signal: stop.signal } });
@@ -434,7 +495,11 @@ describe("retryingFetch", () => {
     const revive = async () => {
       providers.push(await startProvider(ok, Number(host.split(":")[1])));
     };
-    const observe = { budgetCheckSeconds: () => {}, call: () => void (providers.length === 1 && revive()) };
+    const observe = {
+      budgetCheckSeconds: () => {},
+      call: () => void (providers.length === 1 && revive()),
+      overHold: () => {},
+    };
     const response = await sendWithRetries({
       ...world,
       llm: { ...world.llm, retryDelaysMs: [200, 200], observe },

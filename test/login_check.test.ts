@@ -1,8 +1,8 @@
-// Which logins may serve: those that row security binds, whatever way round it would lead past.
+// Which logins may serve: those that row security binds, whatever way round it would lead past. And with which key.
 import { randomBytes } from "node:crypto";
-import { afterAll, beforeAll, describe, expect, inject, it } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, inject, it, vi } from "vitest";
 import { createPool } from "../src/db.ts";
-import { refuseUnsafeLogin } from "../src/login_check.ts";
+import { refuseUnsafeLogin, refuseWrongTicketKey } from "../src/login_check.ts";
 import { withClient } from "../src/migrate.ts";
 import { TEST_PASSWORD } from "./support/constants.ts";
 import { testDatabase } from "./support/database.ts";
@@ -104,6 +104,52 @@ describe("refuseUnsafeLogin", () => {
           hint: expect.stringMatching(/15\.20.*16\.16.*17\.12.*18\.7/),
         });
       }
+    }
+  });
+});
+
+describe("refuseWrongTicketKey", () => {
+  afterEach(() => vi.useRealTimers());
+
+  const refusal = {
+    code: "config_invalid",
+    message: expect.stringMatching(/TICKET_KEY.*TICKET_KEY_ID/),
+    hint: expect.stringMatching(/clocks.*30 s/),
+  };
+
+  it("lets the key pass that the database knows, for both parts", async () => {
+    await refuseWrongTicketKey(database.service);
+    await refuseWrongTicketKey(database.worker);
+  });
+
+  it("refuses another key under its number, and the key under another number", async () => {
+    const { ticketKey } = database.service;
+    for (const wrong of [
+      { ...ticketKey, secret: randomBytes(32) },
+      { ...ticketKey, kid: 88 },
+    ]) {
+      await expect(refuseWrongTicketKey({ ...database.service, ticketKey: wrong })).rejects.toMatchObject(
+        refusal,
+      );
+    }
+  });
+
+  it("refuses the right key on a host whose clock is a minute behind", async () => {
+    vi.useFakeTimers({ toFake: ["Date"], now: Date.now() - 60_000 });
+    await expect(refuseWrongTicketKey(database.service)).rejects.toMatchObject(refusal);
+  });
+
+  it("says what to run on a database that is not migrated", async () => {
+    const address = new URL(database.url("holdfast_service"));
+    address.pathname = "/postgres";
+    const pool = createPool({ connectionString: address.href, max: 1, application_name: "test" });
+    try {
+      await expect(refuseWrongTicketKey({ ...database.service, pool })).rejects.toMatchObject({
+        code: "config_invalid",
+        hint: "Run: npm run db:migrate",
+      });
+    } finally {
+      await pool.end();
     }
   });
 });

@@ -17,6 +17,7 @@ test("counters stand at 0 from the start, and every metric says what it is", asy
     'job_execution_duration_seconds_count{job_type="analysis"} 0',
     "llm_budget_check_duration_seconds_count 0",
     'llm_api_calls_total{status="ok"} 0',
+    "holdfast_llm_over_hold_total 0",
     'llm_api_calls_total{status="timeout"} 0',
     `gen_ai_client_inference_usage_input_tokens_total{${labels}} 0`,
     `gen_ai_client_inference_usage_output_tokens_total{${labels}} 0`,
@@ -41,6 +42,7 @@ test("what a part tells is what a scrape shows", async () => {
   llm.budgetCheckSeconds(0.002);
   llm.call("ok", 1.5, { inputTokens: 900, outputTokens: 80, cachedInputTokens: 100 });
   llm.call("http_429", 0.1, undefined);
+  llm.overHold();
   const lines = (await scrape(metrics)).split("\n");
   for (const line of [
     'api_request_duration_seconds_bucket{le="0.025",route="/v1/findings",method="GET",status="200"} 0',
@@ -52,6 +54,7 @@ test("what a part tells is what a scrape shows", async () => {
     'llm_budget_check_duration_seconds_bucket{le="0.0025"} 1',
     'llm_api_calls_total{status="ok"} 1',
     'llm_api_calls_total{status="http_429"} 1',
+    "holdfast_llm_over_hold_total 1",
   ]) {
     expect(lines).toContain(line);
   }

@@ -7,6 +7,7 @@ import {
   asOwner,
   bootstrap,
   migrateDatabase,
+  newestMigration,
   projectFile,
   registerTicketKey,
   withClient,
@@ -114,6 +115,42 @@ describe("migrateDatabase", () => {
     expect(await state()).toEqual([first]);
   });
 
+  it("shuts a database that a DBA made by hand to everybody but our roles", async () => {
+    const name = newName();
+    await withClient(server.administrator, (client) =>
+      client.query(`create database "${name}" owner holdfast_owner`),
+    );
+    await migrateDatabase(url(name), TEST_TICKET_KEY, log);
+    const rights = `select coalesce(nullif(x.grantee, 0)::regrole::text, 'public') as login,
+        string_agg(x.privilege_type, ' ' order by x.privilege_type) as rights
+      from pg_database as d cross join aclexplode(d.datacl) as x where d.datname = current_database()
+      group by 1 order by 1`;
+    expect(await rowsOf(url(name, "holdfast_service"), rights)).toEqual([
+      { login: "holdfast_admin", rights: "CONNECT" },
+      { login: "holdfast_metrics", rights: "CONNECT" },
+      { login: "holdfast_ops", rights: "CONNECT" },
+      { login: "holdfast_owner", rights: "CONNECT CREATE TEMPORARY" },
+      { login: "holdfast_service", rights: "CONNECT" },
+      { login: "holdfast_worker", rights: "CONNECT" },
+    ]);
+    expect(await rowsOf(url(name, "holdfast_ops"), "select * from app_private.lint")).toEqual([]);
+  });
+
+  it("is refused with another key under the number of the one that is known", async () => {
+    const other = { ...TEST_TICKET_KEY, secret: randomBytes(32) };
+    await expect(migrateDatabase(url(empty), other, log)).rejects.toMatchObject({ code: "config_invalid" });
+    await migrateDatabase(url(empty), TEST_TICKET_KEY, log);
+  });
+
+  it("lists the newest migration under the name that newestMigration gives", async () => {
+    const [newest] = await rowsOf(
+      asOwner(url(empty)),
+      "select max(filename) as file from graphile_migrate.migrations",
+    );
+    expect(newestMigration()).toBe(newest.file);
+    expect(newestMigration()).toMatch(/^\d{6}\.sql$/);
+  });
+
   it("gives the worker its part of the queue, and nobody else", async () => {
     const jobs = "select count(*)::int as n from graphile_worker.jobs";
     await expect(rowsOf(url(empty, "holdfast_service"), jobs)).rejects.toThrow(/permission denied/);
@@ -178,20 +215,29 @@ describe("registerTicketKey", () => {
     }
   }
 
-  it("lets a new key in beside the old one, and takes a key away that is replaced", async () => {
+  it("lets a new key in beside the old one, under a number of its own", async () => {
     const { tenantId } = await database.addTenant();
-    const [second, replacement, stranger] = [newKey(2), newKey(2), newKey(3)];
+    const [second, stranger] = [newKey(2), newKey(3)];
     expect(await enters(second, tenantId)).toBe(false);
+    await register(second);
     await register(second);
     expect(await enters(second, tenantId)).toBe(true);
     expect(await enters(TEST_TICKET_KEY, tenantId)).toBe(true);
-
-    await register(replacement);
-    await register(replacement);
-    expect(await enters(replacement, tenantId)).toBe(true);
-    expect(await enters(second, tenantId)).toBe(false);
     expect(await enters(stranger, tenantId)).toBe(false);
-    expect(await enters({ ...replacement, kid: 1 }, tenantId)).toBe(false);
+    expect(await enters({ ...second, kid: 1 }, tenantId)).toBe(false);
+  });
+
+  it("refuses another key under a number that is known, and leaves the known one in use", async () => {
+    const { tenantId } = await database.addTenant();
+    const [first, other] = [newKey(4), newKey(4)];
+    await register(first);
+    await expect(register(other)).rejects.toMatchObject({
+      code: "config_invalid",
+      message: "TICKET_KEY differs from the key that the database knows as number 4",
+      hint: expect.stringContaining("TICKET_KEY_ID"),
+    });
+    expect(await enters(first, tenantId)).toBe(true);
+    expect(await enters(other, tenantId)).toBe(false);
   });
 });
 

@@ -114,6 +114,14 @@ describe("npm run db:migrate", () => {
     const { rows } = await ops.query("select * from ops.report");
     expect(rows).toEqual([]);
   });
+
+  it("refuses another TICKET_KEY under the same TICKET_KEY_ID", async () => {
+    const TICKET_KEY = randomBytes(32).toString("base64");
+    const { code, stdout, stderr } = await part("db:migrate", url("holdfast_admin"), { TICKET_KEY }).ended;
+    expect({ code, stdout }, stderr).toEqual({ code: 1, stdout: "" });
+    expect(stderr).toContain("TICKET_KEY differs from the key that the database knows as number 1");
+    expect(stderr).toContain("TICKET_KEY_ID");
+  });
 });
 
 describe("npm run api and npm run worker", () => {
@@ -149,6 +157,7 @@ describe("npm run api and npm run worker", () => {
     await worker.seen(/worker_started/);
 
     expect((await fetch(`${address}/readyz`)).status).toBe(200);
+    expect(api.stderr()).not.toContain("Server listening");
     expect(await analysed(address, "Wholesale")).toMatchObject({ status: "COMPLETED", narrated_by: "model" });
     const headers = { authorization: `Bearer ${await tokenOf("Wholesale")}` };
     expect(await (await fetch(`${address}/v1/findings`, { headers })).json()).toMatchObject({
@@ -195,6 +204,19 @@ describe("npm run api and npm run worker", () => {
     expect(code, stderr).toBe(1);
     expect(stderr).toContain("role_unsafe");
     for (const version of ["15.20", "16.16", "17.12", "18.7"]) expect(stderr).toContain(version);
+  });
+
+  it.each([
+    ["api", "holdfast_service"],
+    ["worker", "holdfast_worker"],
+  ])("%s does not start with a TICKET_KEY that the database does not know", async (script, login) => {
+    const TICKET_KEY = randomBytes(32).toString("base64");
+    const { code, stdout, stderr } = await part(script, url(login), { TICKET_KEY }).ended;
+    expect({ code, stdout }, stderr).toEqual({ code: 1, stdout: "" });
+    expect(stderr).toMatch(/^config_invalid: .*TICKET_KEY.*TICKET_KEY_ID/m);
+    expect(stderr).toContain("clocks");
+    expect(stderr).not.toContain(TICKET_KEY);
+    expect(stderr).not.toMatch(/^ +at /m);
   });
 
   it("ends at once when its port is taken, and says so", async () => {

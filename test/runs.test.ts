@@ -324,6 +324,11 @@ describe("a failure", () => {
       expect(failed.wait_ms).toBeGreaterThan(wait * 0.5 - 100);
       expect(failed.wait_ms).toBeLessThan(wait * 1.5);
       expect(await tokensOf(runId)).toContain(`run:${runId}:${attempt}`);
+      expect(lines.findLast((line) => line["run_id"] === runId)).toMatchObject({
+        msg: "job_failed",
+        error_code: "service_unavailable",
+        error_text: 'service_unavailable {"upstream":"x"}',
+      });
 
       // Not due: the token does nothing.
       await execute(runId, async () => expect.unreachable());
@@ -419,13 +424,21 @@ describe("a failure", () => {
 });
 
 describe("a shutdown that cannot wait", () => {
-  test("aborts the run, which is tried again", async () => {
+  test("aborts the run, which waits for the next worker and has not failed", async () => {
     const runId = await addRun(database, tenantId, await addKind(database, "shut"));
     const shutdown = new AbortController();
     setTimeout(() => shutdown.abort(), 100);
     const took = await execute(runId, ({ signal }) => untilAborted(signal), "one", shutdown.signal);
     expect(took).toBeLessThan(1_000);
-    expect(await runRow(database, runId)).toMatchObject({ state: "FAILED", error_code: "shutdown" });
+    expect(await runRow(database, runId)).toMatchObject({
+      state: "PENDING",
+      error_code: "shutdown",
+      failure_count: 0,
+    });
+    expect(messages(runId)).toEqual(["job_claimed", "job_stopped"]);
+    expect(measured.filter((each) => each.kind === "shut").map((each) => each.outcome)).toEqual(["stopped"]);
+    await execute(runId, async () => "done", "two");
+    expect(await runRow(database, runId)).toMatchObject({ state: "COMPLETED", attempt: 2, failure_count: 0 });
   });
 
   test("lets a result count that is there in time", async () => {
@@ -460,7 +473,11 @@ describe("a shutdown that cannot wait", () => {
     lock.release();
 
     expect(await running).toBeLessThan(GRACE_MS + 1_500);
-    expect(await runRow(database, runId)).toMatchObject({ state: "FAILED", error_code: "shutdown" });
+    expect(await runRow(database, runId)).toMatchObject({
+      state: "PENDING",
+      error_code: "shutdown",
+      failure_count: 0,
+    });
     letGo();
     await until(() => unsettledHandlers() === 0);
   });

@@ -1,5 +1,5 @@
-// The main job as a user runs it: `npm start` on an embedded server, from an empty folder on. The tests build on one
-// another, for they share the folder that the first one starts.
+// The main job as a user runs it: `npm start` on an embedded server, from an empty folder on. The tests build
+// on one another, for they share the folder that the first one starts.
 import { spawnSync } from "node:child_process";
 import { once } from "node:events";
 import * as fs from "node:fs";
@@ -212,8 +212,9 @@ describe("a file of the user's own", { timeout: ROUND_MS }, () => {
   const folder = fs.mkdtempSync(join(directory, "..", "bills-"));
   const tenant = "Own File Ltd";
 
-  async function importing(path: string, name = tenant): Promise<Ended> {
-    return runNode(["start", "--once", "--json", "--import", path, "--tenant", name], settings).ended;
+  async function importing(path: string, name = tenant, more: string[] = []): Promise<Ended> {
+    const args = ["start", "--once", "--json", "--import", path, "--tenant", name, ...more];
+    return runNode(args, settings).ended;
   }
 
   it("is imported and analysed, for a tenant that is made for it; twice is once", async () => {
@@ -227,9 +228,25 @@ describe("a file of the user's own", { timeout: ROUND_MS }, () => {
     expect(line).toMatchObject({ tier: "ACTIVE", rows, state: "completed" });
     expect(ended.stderr).toContain(`rows for ${tenant}`);
 
-    const again = reportOf(await importing(path));
+    const other = join(folder, "other.csv");
+    fs.copyFileSync(path, other);
+    const replacing = await importing(other);
+    expect(replacing.stderr).toContain(
+      `they replace ${rows} rows of bill.csv (same source and month: use --source to keep both)`,
+    );
+    const again = reportOf(replacing);
     expect(again.find((each) => each.tenant === tenant)).toMatchObject({ rows, state: "completed" });
     expect(standing(again.filter((each) => each.tenant !== tenant))).toEqual(standing(first));
+  });
+
+  it("is kept beside another of the same months when it has a source of its own", async () => {
+    const path = join(folder, "bill.csv");
+    const name = "Two Sources";
+    const alone = reportOf(await importing(path, name));
+    const both = reportOf(await importing(path, name, ["--source", "b"]));
+    expect([alone, both].map((lines) => lines.find((each) => each.tenant === name)?.rows)).toEqual([
+      1_200, 2_400,
+    ]);
   });
 
   it("is found from the folder in which the user typed", async () => {
@@ -273,9 +290,9 @@ describe("a file of the user's own", { timeout: ROUND_MS }, () => {
       rows: 1_000,
       state: "completed",
     });
-    expect(standing(lines.filter((line) => !["Real Export", tenant].includes(line.tenant)))).toEqual(
-      standing(first),
-    );
+    expect(
+      standing(lines.filter((line) => !["Real Export", "Two Sources", tenant].includes(line.tenant))),
+    ).toEqual(standing(first));
     expect(lines.find((line) => line.tenant === tenant)?.rows).toBe(1_200);
   });
   if (!fs.existsSync(REAL_FILE)) console.info(`the real export is not tested: ${REAL_FILE} is not here`);

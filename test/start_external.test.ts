@@ -1,5 +1,5 @@
-// `npm start` on a server of the user's own: DATABASE_URL with a login that may create roles and databases, and no more.
-// The server is a second embedded one, for roles and their passwords are a whole server's.
+// `npm start` on a server of the user's own: DATABASE_URL with a login that may create roles and databases,
+// and no more. The server is a second embedded one, for roles and their passwords are a whole server's.
 import * as fs from "node:fs";
 import { join } from "node:path";
 import { PassThrough } from "node:stream";
@@ -31,9 +31,26 @@ function settings(login: string): Record<string, string> {
   };
 }
 
-function importing(login: string): Promise<Ended> {
-  const args = ["start", "--once", "--json", "--no-sample", "--import", bill.path, "--tenant", "Mine"];
-  return runNode(args, settings(login)).ended;
+function importing(
+  login: string,
+  given: { path?: string; tenant?: string; dir?: string } = {},
+): Promise<Ended> {
+  const { path = bill.path, tenant = "Mine", dir = directory } = given;
+  const args = ["start", "--once", "--json", "--no-sample", "--import", path, "--tenant", tenant];
+  return runNode(args, { ...settings(login), HOLDFAST_DIR: dir }).ended;
+}
+
+/** Rows of a statement on the server, as its superuser. */
+async function look(text: string, of = database) {
+  return withClient({ ...server.superuser, database: of }, async (client) => (await client.query(text)).rows);
+}
+
+/** The logins of the server, each with what it keeps of the password. */
+function logins() {
+  return look(
+    "select rolname, rolpassword from pg_authid where rolname ~ '^holdfast_' order by 1",
+    "postgres",
+  );
 }
 
 beforeAll(async () => {
@@ -64,6 +81,20 @@ describe("npm start with DATABASE_URL", { timeout: 60_000 }, () => {
     expect(stderr).not.toContain(PASSWORD);
   });
 
+  it("leaves a login alone that another system made, and makes nothing beside it", async () => {
+    await look("create role holdfast_ops login password 'theirs'", "postgres");
+    const before = await logins();
+    const { code, stdout, stderr } = await importing("dba");
+    expect({ code, stdout }, stderr).toEqual({ code: 1, stdout: "" });
+    expect(stderr).toMatch(
+      /^config_invalid: the login holdfast_ops exists on this server with another password/m,
+    );
+    expect(stderr).toContain("HOLDFAST_DIR");
+    expect(stderr).not.toMatch(/^ +at /m);
+    expect(await logins()).toEqual(before);
+    await look("drop role holdfast_ops", "postgres");
+  });
+
   it("does the main job on it as one who is no superuser", async () => {
     const { code, stdout, stderr } = await importing("dba");
     expect(code, stderr.slice(-3_000)).toBe(0);
@@ -74,6 +105,38 @@ describe("npm start with DATABASE_URL", { timeout: 60_000 }, () => {
     // The server is not ours: it runs on, and nothing of an embedded one was made.
     expect(await withClient(server.superuser, async () => "runs")).toBe("runs");
     expect(fs.existsSync(join(directory, "data"))).toBe(false);
+  });
+
+  it("is refused to a second folder, whose passwords are others", async () => {
+    const before = await logins();
+    expect(before.filter((login) => login.rolpassword !== null)).toHaveLength(4);
+    const { code, stderr } = await importing("dba", { dir: newDirectory() });
+    expect(code).toBe(1);
+    expect(stderr).toContain("config_invalid: the login holdfast_admin exists");
+    expect(await logins()).toEqual(before);
+  });
+
+  it("makes no tenant for a file that is refused, and shows the refusal to one that is there", async () => {
+    const tenants = () => look("select tenant, tenant_id from ops.tenants order by 1");
+    const before = await tenants();
+    expect(before).toHaveLength(1);
+    const path = join(folder, "broken.csv");
+    const lines = fs.readFileSync(bill.path, "utf8").trimEnd().split("\n");
+    fs.writeFileSync(path, [...lines, "not,a,row"].join("\n"));
+
+    for (const tenant of ["New", "Mine"]) {
+      const { code, stdout, stderr } = await importing("dba", { path, tenant });
+      expect({ code, stdout }, stderr).toEqual({ code: 1, stdout: "" });
+      expect(stderr).toContain(`focus_invalid: broken.csv, line ${lines.length + 1}`);
+      expect(stderr.includes("import_failed")).toBe(tenant === "Mine");
+      expect(await tenants()).toEqual(before);
+    }
+    expect(await look("select tenant, status, file_name from ops.imports order by started_at")).toMatchObject(
+      [
+        { tenant: "Mine", status: "PUBLISHED" },
+        { tenant: "Mine", status: "FAILED", file_name: "broken.csv" },
+      ],
+    );
   });
 
   it("serves again until its signal, makes no sample beside real tenants, and tells how to look", async () => {
@@ -87,7 +150,14 @@ describe("npm start with DATABASE_URL", { timeout: 60_000 }, () => {
     );
     const config = readConfig("all", settings("dba"));
     const log = createLog({ level: "info", destination: progress.log });
-    const options = { once: false, json: false, sample: true, importFile: undefined, tenant: undefined };
+    const options = {
+      once: false,
+      json: false,
+      sample: true,
+      importFile: undefined,
+      tenant: undefined,
+      source: "import",
+    };
     try {
       const ended = start({ config, log, progress, signal: ending.signal, options });
       await expect

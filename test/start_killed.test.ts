@@ -1,5 +1,5 @@
-// `kill -9` of the one process of `npm start`, at any moment: the next start finishes what was begun, and no money is
-// lost sight of. The server survives each kill, as it does in life, and is used again.
+// `kill -9` of the one process of `npm start`, at any moment: the next start finishes what was begun, and no
+// money is lost sight of. The server survives each kill, as it does in life, and is used again.
 import { once } from "node:events";
 import * as fs from "node:fs";
 import { createServer } from "node:http";

@@ -6,9 +6,12 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { describe, expect, type TestContext, test } from "vitest";
-import { scheduleTick } from "../src/jobs.ts";
+import { reserve } from "../src/budgets.ts";
+import { createPool } from "../src/db.ts";
+import { jobClaim, scheduleTick } from "../src/jobs.ts";
+import { budgetedFetch, type Llm } from "../src/llm.ts";
 import type { Run, Tasks } from "../src/runs.ts";
-import { startWorker, type Worker, type WorkerOptions } from "../src/worker.ts";
+import { drainMsFor, startWorker, type Worker, type WorkerOptions } from "../src/worker.ts";
 import { TEST_TICKET_KEY } from "./support/constants.ts";
 import { type TestDatabase, testDatabase } from "./support/database.ts";
 import { addKind, addRun, history, journal, type Line, runRow, sql, until } from "./support/job_scene.ts";
@@ -323,7 +326,7 @@ alone("a worker that is killed loses no run", async (database, context) => {
   expect(await count(database, locked)).toBeGreaterThanOrEqual(2);
 
   // Two were running, one more was locked but not begun: all come back, in seconds, not in four hours.
-  const { messages } = await work(database, context, {
+  const { lines: after } = await work(database, context, {
     analysis: async () => WORDED,
     nap: async () => "slept",
   });
@@ -338,8 +341,114 @@ alone("a worker that is killed loses no run", async (database, context) => {
     const lost = rows[index]!.crash_count === 1 ? ["RUNNING", "FAILED"] : [];
     expect(await history(database, id)).toEqual(["PENDING", ...lost, "RUNNING", "COMPLETED"]);
   }
-  expect(messages()).toContain("job_reaped");
+  const told = after.filter((line) => line.msg === "job_failed");
+  const lost = naps.filter((_, index) => rows[index]!.crash_count === 1);
+  expect(told.map((line) => line["run_id"]).sort()).toEqual(lost.sort());
+  for (const line of told)
+    expect(line).toMatchObject({ level: 40, tenant_id: tenantId, error_code: "worker_lost" });
 });
+
+alone("what the loops change is logged, a line for each run and hold", async (database, context) => {
+  const { tenantId } = await database.addTenant();
+  await sql(database, "update app.schedules set next_run_at = 'infinity'");
+  const kind = await addKind(database, "gone");
+  const lost = await addRun(database, tenantId, kind);
+  const poison = await addRun(database, tenantId, kind);
+  for (const [runId, crashes] of [
+    [lost, 0],
+    [poison, 2],
+  ] as const) {
+    await jobClaim(database.worker, tenantId, runId, "gone");
+    await sql(
+      database,
+      "update app.job_runs set lease_until = now() - interval '1 second', crash_count = $2 where id = $1",
+      [runId, crashes],
+    );
+  }
+  const untold = await addRun(database, tenantId, kind);
+  const late = "now() - interval '1 minute'";
+  await sql(database, `update app.job_runs set available_at = ${late}, token_at = ${late} where id = $1`, [
+    untold,
+  ]);
+  await sql(database, "truncate graphile_worker._private_jobs");
+  const hold = await holdOf(database, tenantId, lost);
+  await sql(database, `update app.llm_reservations set expires_at = ${late}`);
+
+  const tasks = { analysis: async () => WORDED, gone: async () => "back" };
+  const { lines } = await work(database, context, tasks);
+  await until(async () => (await ended(database)) === 3);
+  await until(() => lines.some((line) => line.msg === "llm_presumed"));
+  const told = (msg: string) => lines.filter((line) => line.msg === msg);
+  const [warn, error] = [40, 50];
+  expect(told("job_failed")).toMatchObject([
+    { level: warn, tenant_id: tenantId, run_id: lost, error_code: "worker_lost" },
+  ]);
+  expect(told("job_dead_letter")).toMatchObject([
+    { level: error, tenant_id: tenantId, run_id: poison, error_code: "poison" },
+  ]);
+  expect(told("llm_presumed")).toMatchObject([
+    { level: warn, tenant_id: tenantId, run_id: lost, reservation_id: hold, reason: "expired" },
+  ]);
+  expect(told("tokens_repaired")).toMatchObject([{ level: 30, count: 1 }]);
+});
+
+test("a drain is as long as a call may be out, 20 s to 30 s", () => {
+  expect([0, 5_000, 25_000, 30_000, 600_000].map(drainMsFor)).toEqual([
+    ...[20_000, 20_000, 25_000, 30_000, 30_000],
+  ]);
+});
+
+alone("a stop waits for the call that its run has left behind", async (database, context) => {
+  const { tenantId } = await database.addTenant({ limitUsd: "1" });
+  const runId = await addRun(database, tenantId, await addKind(database, "asking"));
+  await addPrices(database);
+  const sent = Promise.withResolvers<void>();
+  const send = async () => {
+    sent.resolve();
+    await sleep(1_500);
+    return Response.json({ usage: { prompt_tokens: 10, completion_tokens: 2 } });
+  };
+  const pool = createPool({
+    connectionString: database.url("holdfast_worker"),
+    application_name: "test_calls",
+  });
+  const { log, lines } = journal();
+  const db = { ...database.worker, pool };
+  const provider = { name: "test", model: "m", baseUrl: "http://test.invalid/v1", apiKey: undefined };
+  const llm: Llm = { db, log, provider: { ...provider, simulated: true, send }, deadlineMs: 5_000 };
+  const body = JSON.stringify({ model: "m", max_tokens: 9, messages: [{ role: "user", content: "?" }] });
+  const asking = async ({ tenantId, runId, attempt, signal, deadline }: Run) => {
+    const caller = { runId, attempt, signal, deadlineAt: Date.now() + deadline() };
+    await budgetedFetch(llm, tenantId, caller)(provider.baseUrl, { method: "POST", body });
+  };
+  const tasks = { analysis: async () => WORDED, asking };
+  const { worker } = await work(database, context, tasks, { db, drainMs: 100 });
+  await sent.promise;
+  await worker.stop();
+  await pool.end(); // as every caller does next
+
+  expect(await runRow(database, runId)).toMatchObject({ state: "PENDING", error_code: "shutdown" });
+  expect(await sql(database, "select status from app.llm_reservations")).toEqual([{ status: "APPLIED" }]);
+  expect(lines.map((line) => line.msg)).toEqual(["llm_reserved", "llm_settled"]);
+});
+
+/** A dollar a million, for what a test calls a model. */
+async function addPrices(database: TestDatabase): Promise<void> {
+  await sql(
+    database,
+    `insert into app.llm_prices (provider, model, unit, usd_per_million, valid, source)
+     select 'test', 'm', unit, 1, tstzrange('2026-01-01', null), 'test'
+     from unnest(array['input', 'cached_input', 'output']) as unit`,
+  );
+}
+
+/** A hold of that run; gives its id. */
+async function holdOf(database: TestDatabase, tenantId: string, runId: string): Promise<string> {
+  await addPrices(database);
+  const asked = { provider: "test", model: "m", inputTokensBound: 1, maxOutputTokens: 1, attempt: 1 };
+  const hold = { ...asked, idempotencyKey: "k", runId, ttlMs: 60_000 };
+  return (await reserve(database.worker, tenantId, hold)).id;
+}
 
 alone("SIGTERM lets a run end, and the process with it", async (database, context) => {
   await addKind(database, "nap");
@@ -368,9 +477,9 @@ alone("SIGTERM aborts a run that takes longer than the drain", async (database, 
   expect(await end(child, "SIGTERM")).toBe(0);
   expect(performance.now() - began).toBeLessThan(5_000);
   expect(await runRow(database, runId)).toMatchObject({
-    state: "FAILED",
+    state: "PENDING",
     error_code: "shutdown",
-    failure_count: 1,
+    failure_count: 0,
   });
 
   await work(database, context, { analysis: async () => WORDED, nap: async () => "slept" });

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:c71697156d96ac752e13a5fef0bdda78e196fcdd
+--! Hash: sha1:57e40c79fa36eba266a29aaaae395a8fb2382fb1
 --! Message: first schema
 
 --! Included index.sql
@@ -157,9 +157,12 @@ begin
   if v_mac is null
     or pg_catalog.encode(v_mac, 'hex') <> v_part[6]
     or v_part[4] not in ('0', pg_catalog.pg_backend_pid()::text)
-    or pg_catalog.to_timestamp(v_part[5]::bigint) < pg_catalog.clock_timestamp()
   then
     perform app_private.refuse('the ticket is not valid');
+  end if;
+  -- Told apart, so that a clock that is wrong does not look like a forgery. A forger never gets this far.
+  if pg_catalog.to_timestamp(v_part[5]::bigint) < pg_catalog.clock_timestamp() then
+    perform app_private.refuse('the ticket has expired: is the clock of the caller right?');
   end if;
 
   return v_part[3]::uuid;
@@ -424,6 +427,26 @@ comment on column app.error_codes.meaning is 'What happened, for a person.';
 grant select on app.error_codes
   to holdfast_service, holdfast_worker, holdfast_tenant, holdfast_system, holdfast_ops;
 --! EndIncluded app/error_codes.sql
+--! Included app/migration_applied.sql
+create or replace function app.migration_applied(file_name text) returns boolean
+language plpgsql
+stable
+security definer  -- the list of migrations is readable by the owner alone
+set search_path = ''
+as $$
+begin
+  if pg_catalog.to_regclass('graphile_migrate.migrations') is null then
+    return false;
+  end if;
+  return exists (select from graphile_migrate.migrations as m where m.filename = file_name);
+end
+$$;
+
+comment on function app.migration_applied is
+  'Whether a committed migration, named by its number as in 000001.sql, has been run here. Knows no tenant.';
+
+grant execute on function app.migration_applied to holdfast_service, holdfast_worker;
+--! EndIncluded app/migration_applied.sql
 
 -- Tenants.
 --! Included app/tiers.sql
@@ -540,6 +563,28 @@ comment on function app.enter is
 
 grant execute on function app.enter to holdfast_service, holdfast_worker, holdfast_tenant;
 --! EndIncluded app/enter.sql
+--! Included app/ticket_check.sql
+create or replace function app.ticket_check(ticket text) returns boolean
+language plpgsql
+stable
+security definer  -- the keys that verify a ticket are readable by the owner alone
+set search_path = ''
+as $$
+begin
+  perform app_private.ticket_tenant(ticket);
+  return true;
+exception
+  when sqlstate 'RL101' then
+    return false;
+end
+$$;
+
+comment on function app.ticket_check is
+  'Whether a ticket would be let in now, without entering its tenant and without saying why not: a program finds out '
+  'whether its key and its clock are right.';
+
+grant execute on function app.ticket_check to holdfast_service, holdfast_worker;
+--! EndIncluded app/ticket_check.sql
 --! Included app/tenant_find.sql
 set local role holdfast_system;
 
@@ -1301,30 +1346,52 @@ grant execute on function app.cost_import_roll_up to holdfast_service, holdfast_
 --! EndIncluded app/cost_import_roll_up.sql
 --! Included app/cost_import_publish.sql
 create or replace function app.cost_import_publish(tenant_id uuid, ticket text, import_id uuid)
-returns table (line_count bigint, flagged_count bigint, flags jsonb, period_count integer)
+returns table (
+  line_count bigint, flagged_count bigint, flags jsonb, period_count integer, replaced_lines bigint,
+  replaced_files text[])
 language plpgsql
 security definer  -- the shell may not move the pointer
 set search_path = ''
 as $$
 declare
-  v_import  app.cost_imports;
-  v_periods integer;
+  v_import         app.cost_imports;
+  v_periods        integer;
+  v_replaced_lines bigint;
+  v_replaced_files text[];
 begin
   perform app.enter(tenant_id, ticket);
   v_import := app_private.cost_import_open(tenant_id, import_id, 'LOADED');
+  -- Publishers of one source go one after another, so each can say what it took from the one before.
+  perform pg_advisory_xact_lock(hashtextextended(tenant_id || v_import.source, 0));
+
+  with taken as (
+    select distinct p.import_id, p.billing_period_start
+    from app.cost_daily as d
+    join app.cost_periods as p
+      on p.tenant_id = d.tenant_id
+        and p.source = v_import.source
+        and p.billing_period_start = d.billing_period_start
+    where d.tenant_id = cost_import_publish.tenant_id and d.import_id = cost_import_publish.import_id
+  )
+  select coalesce(sum(d.line_count), 0), coalesce(array_agg(distinct i.file_name), '{}')
+  into v_replaced_lines, v_replaced_files
+  from taken as t
+  join app.cost_imports as i on i.tenant_id = cost_import_publish.tenant_id and i.id = t.import_id
+  join app.cost_daily as d
+    on d.tenant_id = i.tenant_id and d.import_id = i.id and d.billing_period_start = t.billing_period_start;
 
   insert into app.cost_periods as p (tenant_id, source, billing_period_start, import_id)
   select distinct d.tenant_id, v_import.source, d.billing_period_start, d.import_id
   from app.cost_daily as d
   where d.tenant_id = cost_import_publish.tenant_id and d.import_id = cost_import_publish.import_id
-  order by d.billing_period_start
   on conflict on constraint cost_periods_pkey
     do update set import_id = excluded.import_id, published_at = excluded.published_at;
   get diagnostics v_periods = row_count;
 
+  -- When a superseded import was finished stays known: that was when it was published.
   update app.cost_imports as i
   set status = case when i.id = cost_import_publish.import_id then 'PUBLISHED' else 'SUPERSEDED' end,
-      finished_at = now()
+      finished_at = coalesce(i.finished_at, now())
   where i.tenant_id = cost_import_publish.tenant_id
     and (i.id = cost_import_publish.import_id
       or (i.status = 'PUBLISHED'
@@ -1333,15 +1400,17 @@ begin
 
   perform app_private.event_add(tenant_id, 'import.published', import_id, jsonb_build_object(
     'source', v_import.source, 'lines', v_import.line_count, 'flagged', v_import.flagged_count,
-    'periods', v_periods));
+    'periods', v_periods, 'replaced_lines', v_replaced_lines));
 
-  return query select v_import.line_count, v_import.flagged_count, v_import.flags, v_periods;
+  return query select v_import.line_count, v_import.flagged_count, v_import.flags, v_periods,
+    v_replaced_lines, v_replaced_files;
 end
 $$;
 
 comment on function app.cost_import_publish is
-  'Makes a rolled-up import the truth for each billing period that it has lines of, in one short transaction; what was '
-  'there before from the same source is superseded and swept later. Raises IM101, IM201.';
+  'Makes a rolled-up import the truth for each billing period that it has lines of, in one short '
+  'transaction; what was there before from the same source is superseded and swept later. Answers how many '
+  'lines it took the place of, and the names of the files that they came with. Raises IM101, IM201.';
 
 grant execute on function app.cost_import_publish to holdfast_service, holdfast_worker;
 --! EndIncluded app/cost_import_publish.sql
@@ -1955,8 +2024,14 @@ begin
     hint = case
       when v_tight is null then
         'The tenant has no budget. In psql: select * from ops.budget_set(tenant => …, limit_usd => …, reason => …);'
+      when v_tight.limit_nanousd = 0 then
+        'A limit of 0 refuses every call. Raise it with ops.budget_set.'
+      when needed_nanousd > v_tight.limit_nanousd then
+        'The call alone is more than the limit. Ask for less, or raise the limit with ops.budget_set.'
+      when v_tight.spent_nanousd + v_tight.presumed_nanousd + needed_nanousd <= v_tight.limit_nanousd then
+        'Calls that are under way hold the rest. Try again when they have ended.'
       else
-        'Wait for the next period or for calls in flight, ask for less, or raise the limit with ops.budget_set.' end;
+        'Wait for the next period, ask for less, or raise the limit with ops.budget_set.' end;
 end
 $$;
 
@@ -2202,6 +2277,8 @@ end
 $$;
 
 comment on function app_private.llm_closed is 'Raises LB201: the reservation has ended in another way.';
+
+grant execute on function app_private.llm_closed to holdfast_system;
 --! EndIncluded app_private/llm_closed.sql
 --! Included app_private/llm_end.sql
 create or replace function app_private.llm_end(
@@ -2404,15 +2481,15 @@ grant execute on function app.llm_presume to holdfast_service, holdfast_worker;
 --! Included app/llm_expire.sql
 set local role holdfast_system;
 
-create or replace function app.llm_expire(max_rows integer default 500) returns integer
+create or replace function app.llm_expire(max_rows integer default 500)
+returns table (tenant_id uuid, reservation_id uuid, run_id uuid)
 language plpgsql
 security definer  -- sees all tenants
 set search_path = ''
 set row_security = on
 as $$
-declare
-  v_count integer;
 begin
+  return query
   with due as materialized (
     select r.tenant_id, r.id, r.estimated_cost_nanousd
     from app.llm_reservations as r
@@ -2426,7 +2503,7 @@ begin
     set status = 'PRESUMED', reason = 'expired'
     from due as d
     where r.tenant_id = d.tenant_id and r.id = d.id
-    returning r.tenant_id, r.id, r.estimated_cost_nanousd
+    returning r.tenant_id, r.id, r.run_id, r.estimated_cost_nanousd
   ),
   moved as (
     select h.tenant_id, h.budget_id, h.period_start, sum(p.estimated_cost_nanousd)::bigint as amount
@@ -2449,14 +2526,13 @@ begin
     from locked as l
     where b.tenant_id = l.tenant_id and b.budget_id = l.budget_id and b.period_start = l.period_start
   )
-  select count(*) into v_count from presumed;
-  return v_count;
+  select p.tenant_id, p.id, p.run_id from presumed as p;
 end
 $$;
 
 comment on function app.llm_expire is
-  'Turns holds past their time into PRESUMED, among all tenants, max_rows at a time; answers how many. It only tidies: '
-  'an expired hold counts the same before and after.';
+  'Turns holds past their time into PRESUMED, among all tenants, max_rows at a time; answers which. It only '
+  'tidies: an expired hold counts the same before and after.';
 
 grant execute on function app.llm_expire to holdfast_worker, holdfast_ops;
 
@@ -2898,54 +2974,6 @@ comment on function app_private.tokens_add is
 
 grant execute on function app_private.tokens_add to holdfast_system;
 --! EndIncluded app_private/tokens_add.sql
---! Included app_private/tokens_repair.sql
-set local role holdfast_system;
-
-create or replace function app_private.tokens_repair(max_rows integer) returns integer
-language plpgsql
-security definer  -- sees all tenants
-set search_path = ''
-set row_security = on
-as $$
-declare
-  v_run_ids    uuid[];
-  v_tenant_ids uuid[];
-begin
-  with late as materialized (
-    select r.tenant_id, r.id
-    from app.job_runs as r
-    join app.tenants as t on t.tenant_id = r.tenant_id and t.status = 'ACTIVE'
-    where r.state in ('PENDING', 'FAILED')
-      and r.available_at < pg_catalog.clock_timestamp() - interval '15 seconds'
-      and r.token_at < pg_catalog.clock_timestamp() - interval '15 seconds'
-    order by r.available_at
-    limit max_rows
-    for no key update of r skip locked
-  ),
-  marked as (
-    update app.job_runs as r
-    set token_at = pg_catalog.clock_timestamp()
-    from late as l
-    where r.tenant_id = l.tenant_id and r.id = l.id and r.state in ('PENDING', 'FAILED')
-    returning r.tenant_id, r.id
-  )
-  select array_agg(m.id), array_agg(m.tenant_id) into v_run_ids, v_tenant_ids from marked as m;
-
-  if v_run_ids is null then
-    return 0;
-  end if;
-  return app_private.tokens_add(v_run_ids, v_tenant_ids);
-end
-$$;
-
-comment on function app_private.tokens_repair is
-  'Queues the token of every run that has waited 15 s since it was due, among all tenants. A token that is still '
-  'queued replaces itself, so that losing one, or the whole queue, loses no run.';
-
-grant execute on function app_private.tokens_repair to holdfast_system;
-
-set local role holdfast_owner;
---! EndIncluded app_private/tokens_repair.sql
 --! Included app_private/slot_of.sql
 create or replace function app_private.slot_of(at timestamptz, every interval, shard smallint)
 returns table (slot bigint, next_run_at timestamptz)
@@ -3269,17 +3297,19 @@ begin
 
   update app.job_runs as r
   set state = v.state,
-      failure_count = r.failure_count + 1,
+      failure_count = r.failure_count + (v.state <> 'PENDING')::integer,
       error_code = job_fail.error_code,
       error = pg_catalog.left(job_fail.error, 2000),
       lease_until = null,
-      available_at = v_now
-        + app_private.job_backoff(r.failure_count + 1, k.backoff_base_ms, k.backoff_cap_ms),
+      available_at = v_now + case
+        when v.state = 'PENDING' then interval '0'
+        else app_private.job_backoff(r.failure_count + 1, k.backoff_base_ms, k.backoff_cap_ms) end,
       token_at = v_now,
       finished_at = case when v.state = 'DEAD_LETTER' then v_now end
   from app.job_runs as x
   join app.job_kinds as k on k.kind = x.kind
   cross join lateral (select case
+    when job_fail.error_code = 'shutdown' then 'PENDING'
     when x.failure_count >= k.max_retries or job_fail.error_code = any (k.non_retryable_codes)
       or job_fail.error_code ~ '^sqlstate_(22|23|42)'  -- the same data would fail again
     then 'DEAD_LETTER'
@@ -3295,32 +3325,35 @@ begin
     perform app_private.job_fenced(tenant_id, run_id, attempt);
   end if;
 
-  if state = 'FAILED' then
-    perform app_private.tokens_add(array[run_id], array[tenant_id]);
-  else
+  if state = 'DEAD_LETTER' then
     perform app_private.event_add(tenant_id, 'run.dead_letter', run_id,
       pg_catalog.jsonb_build_object('error_code', error_code));
+  else
+    perform app_private.tokens_add(array[run_id], array[tenant_id]);
   end if;
   return next;
 end
 $$;
 
 comment on function app.job_fail is
-  'Ends an attempt that failed: FAILED, with its next token after a wait that doubles, or DEAD_LETTER when its retries '
-  'are used up or the code is not one to retry. Raises JB101, JB201, OP102.';
+  'Ends an attempt that failed: FAILED, with its next token after a wait that doubles, or DEAD_LETTER when '
+  'its retries are used up or the code is not one to retry. The code shutdown is no failure: its worker was '
+  'stopped, and the run is PENDING again, with a token at once. Raises JB101, JB201, OP102.';
 
 grant execute on function app.job_fail to holdfast_worker;
 --! EndIncluded app/job_fail.sql
 --! Included app/job_reap.sql
 set local role holdfast_system;
 
-create or replace function app.job_reap(max_rows integer default 500) returns integer
+create or replace function app.job_reap(max_rows integer default 500)
+returns table (tenant_id uuid, run_id uuid, state text, error_code text)
 language plpgsql
 security definer  -- sees all tenants
 set search_path = ''
 set row_security = on
 as $$
 declare
+  v_reaped     app.job_runs[];
   v_run_ids    uuid[];
   v_tenant_ids uuid[];
 begin
@@ -3346,32 +3379,82 @@ begin
     from lost as l
     where r.tenant_id = l.tenant_id and r.id = l.id and r.attempt = l.attempt
       and r.state = 'RUNNING' and r.lease_until < pg_catalog.clock_timestamp()
-    returning r.tenant_id, r.id, r.state
+    returning r.tenant_id, r.id, r.state, r as run
   ),
   dead as (
     insert into app.events (tenant_id, type, subject_id, data)
     select b.tenant_id, 'run.dead_letter', b.id, '{"error_code": "poison"}'
     from back as b where b.state = 'DEAD_LETTER'
   )
-  select array_agg(b.id), array_agg(b.tenant_id) into v_run_ids, v_tenant_ids
-  from back as b
-  where b.state = 'FAILED';
+  select array_agg(b.run),
+         array_agg(b.id) filter (where b.state = 'FAILED'),
+         array_agg(b.tenant_id) filter (where b.state = 'FAILED')
+  into v_reaped, v_run_ids, v_tenant_ids
+  from back as b;
 
   if v_run_ids is not null then
     perform app_private.tokens_add(v_run_ids, v_tenant_ids);
   end if;
-  return coalesce(pg_catalog.cardinality(v_run_ids), 0) + app_private.tokens_repair(max_rows);
+  return query select b.tenant_id, b.id, b.state, b.error_code from unnest(v_reaped) as b;
 end
 $$;
 
 comment on function app.job_reap is
-  'Brings back the runs whose worker was lost, among all tenants: FAILED with a token at once, DEAD_LETTER after the '
-  'third crash. Also queues tokens that were lost. Answers how many runs got a token.';
+  'Brings back the runs whose worker was lost, among all tenants: FAILED with a token at once, DEAD_LETTER '
+  'after the third crash. Answers what became of each.';
 
 grant execute on function app.job_reap to holdfast_worker, holdfast_ops;
 
 set local role holdfast_owner;
 --! EndIncluded app/job_reap.sql
+--! Included app/tokens_repair.sql
+set local role holdfast_system;
+
+create or replace function app.tokens_repair(max_rows integer default 500) returns integer
+language plpgsql
+security definer  -- sees all tenants
+set search_path = ''
+set row_security = on
+as $$
+declare
+  v_run_ids    uuid[];
+  v_tenant_ids uuid[];
+begin
+  with late as materialized (
+    select r.tenant_id, r.id
+    from app.job_runs as r
+    join app.tenants as t on t.tenant_id = r.tenant_id and t.status = 'ACTIVE'
+    where r.state in ('PENDING', 'FAILED')
+      and r.available_at < pg_catalog.clock_timestamp() - interval '15 seconds'
+      and r.token_at < pg_catalog.clock_timestamp() - interval '15 seconds'
+    order by r.available_at
+    limit max_rows
+    for no key update of r skip locked
+  ),
+  marked as (
+    update app.job_runs as r
+    set token_at = pg_catalog.clock_timestamp()
+    from late as l
+    where r.tenant_id = l.tenant_id and r.id = l.id and r.state in ('PENDING', 'FAILED')
+    returning r.tenant_id, r.id
+  )
+  select array_agg(m.id), array_agg(m.tenant_id) into v_run_ids, v_tenant_ids from marked as m;
+
+  if v_run_ids is null then
+    return 0;
+  end if;
+  return app_private.tokens_add(v_run_ids, v_tenant_ids);
+end
+$$;
+
+comment on function app.tokens_repair is
+  'Queues the token of every run that has waited 15 s since it was due, among all tenants. A token that is '
+  'still queued replaces itself, so that losing one, or the whole queue, loses no run. Answers how many.';
+
+grant execute on function app.tokens_repair to holdfast_worker, holdfast_ops;
+
+set local role holdfast_owner;
+--! EndIncluded app/tokens_repair.sql
 
 -- Detectors, findings and analyses.
 --! Included app/analyses.sql
@@ -3757,7 +3840,10 @@ as $$
            'excess', round(i.excess, 4), 'z', round(i.z, 1), 'until', i.last_data_day,
            'assumption',
            case when i.running then 'The saving assumes that the cost per day returns to its baseline.' end,
-           'query', 'select * from app_private.cost_anomaly_days(tenant_id)'),
+           'query', format('select day, sum(effective_cost) from ops.cost_daily where category = ''Usage'' '
+             'and not correction and (provider, sub_account, service, region, cur) is not distinct from '
+             '(%L, %L, %L, %L, %L) group by day order by day', i.provider_name, i.sub_account_id,
+             i.service_name, i.region_id, i.currency)),
          app_private.cost_anomaly_slots(i.service_name, coalesce(i.sub_account_name, i.sub_account_id),
            i.region_id, i.currency, i.first_day, i.flagged_days, i.excess, i.baseline, i.cost,
            case when i.running then round(i.excess_per_day * 30.4375, 2) end),
@@ -3829,14 +3915,14 @@ as $$
          jsonb_build_object('days', 30, 'until', x.day, 'effective_cost', s.total,
            'untagged_cost', s.untagged,
            'untagged_lines', s.untagged_lines, 'coverage', round(1 - s.untagged / s.total, 4),
-           'query', 'select * from app.cost_lines_current: Usage, no correction, the tag absent or empty'),
+           'lines', 'Usage without corrections of the window, the tag absent or empty'),
          jsonb_build_object('tag', app_private.text_safe(s.tag_key),
            'untagged', app_private.money_text(s.untagged, s.currency),
            'total', app_private.money_text(s.total, s.currency),
            'untagged_share', round(100 * s.untagged / s.total) || ' %',
-           'service', app_private.text_safe(coalesce(s.top_service, 'no service')), 'window', '30 days'),
+           'service', app_private.text_safe(coalesce(s.top_service, 'no service')), 'window', '30 days to ' || to_char(x.day, 'FMDD Mon YYYY')),
          '{{untagged}} of spend has no tag "{{tag}}"',
-         '{{untagged_share}} of {{total}} in the last {{window}} cannot be charged to anyone by "{{tag}}"; '
+         '{{untagged_share}} of {{total}} in the {{window}} cannot be charged to anyone by "{{tag}}"; '
            || 'most often it is {{service}}.',
          'tag_resources'
   from sums as s
@@ -4075,7 +4161,7 @@ comment on function app_private.job_apply is 'Applies the result of a run, by it
 create or replace function app.analysis_request(
   tenant_id uuid, ticket text, provider text, model text, input_tokens_bound bigint, max_output_tokens bigint,
   idempotency_key text default null)
-returns table (id uuid, run_id uuid, status text, created_at timestamptz)
+returns table (id uuid, run_id uuid, status text, created_at timestamptz, replayed boolean)
 language plpgsql
 security definer  -- the shell may not write runs
 set search_path = ''
@@ -4096,7 +4182,7 @@ begin
   end if;
 
   return query
-  select r.id, r.id, app_private.analysis_status(r.state), r.created_at
+  select r.id, r.id, app_private.analysis_status(r.state), r.created_at, v_known is not null
   from app.job_runs as r
   where r.tenant_id = analysis_request.tenant_id and r.id = coalesce(v_known, v_run_id);
 end
@@ -4104,7 +4190,7 @@ $$;
 
 comment on function app.analysis_request is
   'Asks for an analysis now. Refuses at once, before a run exists, when the budget cannot hold the most that its call '
-  'may cost. The same key answers the first analysis again. Raises LB101, LB102, LB103, LB105.';
+  'may cost. The same key answers the first analysis again, replayed. Raises LB101, LB102, LB103, LB105.';
 
 grant execute on function app.analysis_request to holdfast_service, holdfast_worker;
 --! EndIncluded app/analysis_request.sql
@@ -4398,22 +4484,6 @@ comment on function app_private.tenant_check is 'Raises TN103 unless a tenant ma
 
 set local role holdfast_owner;
 --! EndIncluded app_private/tenant_check.sql
---! Included app_private/price_rows.sql
-create or replace function app_private.price_rows(input numeric, cached_input numeric, output numeric)
-returns table (unit text, price numeric)
-language sql
-immutable
-set search_path = ''
-as $$
-  select r.unit, r.price
-  from (values ('input', input), ('cached_input', cached_input), ('output', output)) as r (unit, price)
-  where r.price is not null
-$$;
-
-comment on function app_private.price_rows is 'The rows of app.llm_prices that a price of a model is made of.';
-
-grant execute on function app_private.price_rows to holdfast_system;
---! EndIncluded app_private/price_rows.sql
 --! Included ops/audit_log.sql
 create table if not exists ops.audit_log (
   id         uuid        not null default app_private.uuid_v7(),
@@ -4585,7 +4655,11 @@ set search_path = ''
 set row_security = on
 as $$
 declare
-  v_now constant timestamptz := pg_catalog.clock_timestamp();
+  v_now    constant timestamptz := pg_catalog.clock_timestamp();
+  v_after  constant jsonb := pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+    'input', input_usd_per_million, 'cached_input', cached_input_usd_per_million,
+    'output', output_usd_per_million));
+  v_before jsonb;
 begin
   perform app_private.reason_check(reason);
   if coalesce(pg_catalog.length(provider), 0) not between 1 and 200
@@ -4601,30 +4675,29 @@ begin
         'Prices are 0 to 100,000 US dollars per million tokens, and cached input costs no more than input.';
   end if;
 
-  return query
-  select w.unit, (select p.usd_per_million from app.llm_prices as p where p.provider = llm_price_set.provider
-           and p.model = llm_price_set.model and p.unit = w.unit and p.valid @> v_now), w.price
-  from app_private.price_rows(input_usd_per_million, cached_input_usd_per_million,
-    output_usd_per_million) as w;
-  if dry_run then
-    return;
-  end if;
-
-  -- The versions that stand end now; holds that were made with them are settled with them.
-  update app.llm_prices as p
-  set valid = tstzrange(lower(p.valid), v_now)
+  select coalesce(pg_catalog.jsonb_object_agg(p.unit, p.usd_per_million), '{}') into v_before
+  from app.llm_prices as p
   where p.provider = llm_price_set.provider and p.model = llm_price_set.model and p.valid @> v_now;
 
-  insert into app.llm_prices (provider, model, unit, usd_per_million, valid, source)
-  select llm_price_set.provider, llm_price_set.model, w.unit, w.price, tstzrange(v_now, null),
-         'ops: ' || session_user
-  from app_private.price_rows(input_usd_per_million, cached_input_usd_per_million,
-    output_usd_per_million) as w;
+  if not dry_run then
+    -- The versions that stand end now; holds that were made with them are settled with them.
+    update app.llm_prices as p
+    set valid = tstzrange(lower(p.valid), v_now)
+    where p.provider = llm_price_set.provider and p.model = llm_price_set.model and p.valid @> v_now;
 
-  insert into ops.audit_log (action, subject, reason, after)
-  values ('llm_price_set', provider || '/' || model, reason,
-          pg_catalog.jsonb_build_object('input', input_usd_per_million,
-            'cached_input', cached_input_usd_per_million, 'output', output_usd_per_million));
+    insert into app.llm_prices (provider, model, unit, usd_per_million, valid, source)
+    select llm_price_set.provider, llm_price_set.model, n.key, n.value::numeric, tstzrange(v_now, null),
+           'ops: ' || session_user
+    from pg_catalog.jsonb_each_text(v_after) as n;
+
+    insert into ops.audit_log (action, subject, reason, before, after)
+    values ('llm_price_set', provider || '/' || model, reason, nullif(v_before, '{}'), v_after);
+  end if;
+
+  return query
+  select u.unit, (v_before ->> u.unit)::numeric, (v_after ->> u.unit)::numeric
+  from unnest(array['input', 'cached_input', 'output']) as u (unit)
+  where v_before ? u.unit or v_after ? u.unit;
 end
 $$;
 
@@ -4636,6 +4709,72 @@ grant execute on function ops.llm_price_set to holdfast_ops;
 
 set local role holdfast_owner;
 --! EndIncluded ops/llm_price_set.sql
+--! Included ops/llm_write_off.sql
+set local role holdfast_system;
+
+create or replace function ops.llm_write_off(reservation_id uuid, reason text, dry_run boolean default false)
+returns table (tenant text, model text, amount_usd numeric, status text)
+language plpgsql
+security definer  -- sees all tenants
+set search_path = ''
+set row_security = on
+as $$
+declare
+  v_held app.llm_reservations;
+begin
+  perform app_private.reason_check(reason);
+  select r.* into v_held from app.llm_reservations as r where r.id = reservation_id for no key update;
+  if not found then
+    raise exception using
+      errcode = 'LB104',
+      message = 'reservation_not_found',
+      hint    = 'select * from ops.llm_calls where status = ''PRESUMED'' lists what can be written off.';
+  end if;
+
+  if v_held.status <> 'PRESUMED' then
+    perform app_private.llm_closed(v_held);
+  end if;
+
+  if not dry_run then
+    update app.llm_reservations as r
+    set status = 'WRITTEN_OFF',
+        reason = pg_catalog.left(llm_write_off.reason, 200),
+        closed_at = pg_catalog.clock_timestamp()
+    where r.tenant_id = v_held.tenant_id and r.id = v_held.id;
+    with held as (
+      select p.tenant_id, p.budget_id, p.period_start
+      from app.llm_reservation_budgets as h
+      join app.llm_budget_periods as p
+        on p.tenant_id = h.tenant_id and p.budget_id = h.budget_id and p.period_start = h.period_start
+      where h.tenant_id = v_held.tenant_id and h.reservation_id = v_held.id
+      order by p.budget_id
+      for no key update of p
+    )
+    update app.llm_budget_periods as p
+    set presumed_nanousd = p.presumed_nanousd - v_held.estimated_cost_nanousd
+    from held as h
+    where p.tenant_id = h.tenant_id and p.budget_id = h.budget_id and p.period_start = h.period_start;
+    insert into ops.audit_log (action, subject, reason, before, after)
+    select 'llm_write_off', t.name, llm_write_off.reason, pg_catalog.to_jsonb(v_held),
+           pg_catalog.jsonb_build_object('status', 'WRITTEN_OFF')
+    from app.tenants as t where t.tenant_id = v_held.tenant_id;
+  end if;
+
+  return query
+  select t.name, v_held.model, app_private.usd(v_held.estimated_cost_nanousd),
+         case when dry_run then v_held.status else 'WRITTEN_OFF' end
+  from app.tenants as t where t.tenant_id = v_held.tenant_id;
+end
+$$;
+
+comment on function ops.llm_write_off is
+  'Gives back what a PRESUMED hold counts, once the provider''s bill shows that the call was not charged, among all tenants; '
+  'audited. dry_run shows it without doing it. Raises LB104, LB201 for a hold that is not PRESUMED, OP101.';
+
+grant execute on function ops.llm_write_off to holdfast_ops;
+
+set local role holdfast_owner;
+--! EndIncluded ops/llm_write_off.sql
 --! Included ops/report.sql
 set local role holdfast_system;
 
@@ -4674,7 +4813,8 @@ left join app.analyses as a on a.tenant_id = t.tenant_id and a.id = r.id
 left join lateral (
   select trim_scale(sum(v.estimated_cost_nanousd) / 1000000000) as reserved,
          trim_scale(sum(v.cost_nanousd) / 1000000000) as settled
-  from app.llm_reservations as v where v.tenant_id = t.tenant_id and v.run_id = r.id) as m on true
+  from app.llm_reservations as v
+  where v.tenant_id = t.tenant_id and v.run_id = r.id and v.status <> 'RELEASED') as m on true
 left join lateral (
   select min(trim_scale((g.limit_nanousd
            - coalesce(p.spent_nanousd + p.reserved_nanousd + p.presumed_nanousd, 0))
@@ -4718,24 +4858,65 @@ grant select on ops.report_text to holdfast_ops;
 
 set local role holdfast_owner;
 --! EndIncluded ops/report_text.sql
+--! Included ops/findings_all.sql
+set local role holdfast_system;
+
+create or replace view ops.findings_all as
+select t.name as tenant, f.rank, f.severity, f.monthly_saving as saving, f.currency as cur,
+       app_private.render(f.headline, f.slots) as headline, f.detector, f.confidence, f.state,
+       app_private.render(f.why, f.slots) as why, f.narrated_by, f.evidence, f.first_seen_at, f.last_seen_at,
+       f.resolved_at, f.id
+from app.findings as f
+join app.tenants as t on t.tenant_id = f.tenant_id
+order by array_position(array['critical', 'high', 'medium', 'low', 'info'], f.severity),
+         f.monthly_saving desc nulls last, t.name, f.rank;
+
+comment on view ops.findings_all is
+  'Every finding of every tenant in whatever state, what has ended too. ops.findings shows those that stand.';
+
+grant select on ops.findings_all to holdfast_ops;
+
+set local role holdfast_owner;
+--! EndIncluded ops/findings_all.sql
 --! Included ops/findings.sql
 set local role holdfast_system;
 
 create or replace view ops.findings as
-select t.name as tenant, f.rank, f.severity, f.monthly_saving as saving, f.currency as cur,
-       app_private.render(f.headline, f.slots) as headline, f.detector, f.confidence, f.state,
-       app_private.render(f.why, f.slots) as why, f.narrated_by, f.evidence, f.first_seen_at, f.last_seen_at,
-       f.id
-from app.findings as f
-join app.tenants as t on t.tenant_id = f.tenant_id
-order by t.name, f.rank;
+select f.tenant, f.severity, f.saving, f.cur, f.headline, f.why, f.detector, f.confidence, f.rank,
+       f.state, f.narrated_by, f.evidence, f.first_seen_at, f.last_seen_at, f.id
+from ops.findings_all as f
+where f.state in ('open', 'acknowledged');
 
-comment on view ops.findings is 'What the detectors found, for every tenant, best first.';
+comment on view ops.findings is
+  'The findings that stand, of every tenant, best first: by severity, then by what a month of it costs too much.';
 
 grant select on ops.findings to holdfast_ops;
 
 set local role holdfast_owner;
 --! EndIncluded ops/findings.sql
+--! Included ops/cost_daily.sql
+set local role holdfast_system;
+
+create or replace view ops.cost_daily as
+select t.name as tenant, d.day, d.provider_name as provider, d.sub_account_id as sub_account,
+       d.service_name as service, d.region_id as region, d.charge_category as category, d.correction,
+       d.billing_currency as cur, d.effective_cost, d.billed_cost, d.line_count as lines,
+       d.flagged_count as flagged
+from app.cost_periods as p
+join app.cost_daily as d
+  on d.tenant_id = p.tenant_id
+  and d.import_id = p.import_id
+  and d.billing_period_start = p.billing_period_start
+join app.tenants as t on t.tenant_id = p.tenant_id;
+
+comment on view ops.cost_daily is
+  'What every tenant''s published lines cost, by UTC day and dimension: what the detectors read. The query of a finding''s '
+  'evidence reads it.';
+
+grant select on ops.cost_daily to holdfast_ops;
+
+set local role holdfast_owner;
+--! EndIncluded ops/cost_daily.sql
 --! Included ops/budgets.sql
 set local role holdfast_system;
 
@@ -4793,6 +4974,21 @@ grant select on ops.runs to holdfast_ops;
 
 set local role holdfast_owner;
 --! EndIncluded ops/runs.sql
+--! Included ops/run_events.sql
+set local role holdfast_system;
+
+create or replace view ops.run_events as
+select t.name as tenant, e.created_at, e.from_state, e.to_state, e.attempt, e.actor, e.reason, e.run_id
+from app.job_run_events as e
+join app.tenants as t on t.tenant_id = e.tenant_id
+order by e.id;
+
+comment on view ops.run_events is 'Each change of state of each run, oldest first; filter it by the id of ops.runs.';
+
+grant select on ops.run_events to holdfast_ops;
+
+set local role holdfast_owner;
+--! EndIncluded ops/run_events.sql
 --! Included ops/llm_calls.sql
 set local role holdfast_system;
 
@@ -4818,12 +5014,19 @@ select h.name, h.example, h.meaning
 from (values
   ('ops.report',        'select * from ops.report',
    'One line per tenant: costs, findings, saving, budget, state.'),
-  ('ops.findings',      'select tenant, severity, saving, headline from ops.findings limit 10',
-   'What was found, best first.'),
+  ('ops.findings',      'select tenant, severity, saving, cur, headline from ops.findings limit 10',
+   'What was found and stands, best first.'),
+  ('ops.findings_all',  'select tenant, state, headline from ops.findings_all limit 10',
+   'Every finding, what has ended too.'),
+  ('ops.cost_daily',
+   'select day, sum(effective_cost), cur from ops.cost_daily group by day, cur order by day desc limit 10',
+   'What the detectors read; the query in a finding''s evidence reads it.'),
   ('ops.budgets',       'select * from ops.budgets',       'What each tenant may spend, has spent and has left.'),
   ('ops.llm_calls',     'select * from ops.llm_calls limit 10', 'Each call to a model: held, cost, tokens.'),
   ('ops.imports',       'select * from ops.imports limit 10', 'Each cost file: flags, or why it was refused.'),
   ('ops.runs',          'select * from ops.runs limit 10', 'Each job: state, attempt, error.'),
+  ('ops.run_events',    'select * from ops.run_events order by created_at desc limit 10',
+   'Each change of state of each run.'),
   ('ops.tenants',       'select * from ops.tenants',       'Who is there.'),
   ('ops.audit_log',     'select * from ops.audit_log order by id desc limit 10', 'What people changed, and why.'),
   ('ops.tenant_add',
@@ -4835,6 +5038,9 @@ from (values
   ('ops.llm_price_set',
    'select * from ops.llm_price_set(''api.example.com'', ''model'', 0.4, 1.6, reason => ''price list of May'')',
    'Set the price of a model.'),
+  ('ops.llm_write_off',
+   'select w.* from ops.llm_calls as c, ops.llm_write_off(c.id, ''not billed'', true) as w where c.status = ''PRESUMED''',
+   'Give back what a PRESUMED hold counts, once the bill shows that it was not charged.'),
   ('app.llm_check',     'select * from app.llm_check()',   'Broken invariants of the budget; no row is good.'),
   ('app.error_codes',   'select * from app.error_codes',   'What each error code means.'),
   ('app_private.lint',  'select * from app_private.lint',  'House rules that are broken; no row is good.')
@@ -4930,9 +5136,17 @@ cross join lateral pg_catalog.aclexplode(c.relacl) as x
 where c.relkind in ('v', 'm')
   and pg_catalog.pg_get_userbyid(x.grantee) = 'holdfast_tenant'
   and c.oid <> 'app.error_codes'::regclass
-  and not coalesce(c.reloptions @> '{security_invoker=true,security_barrier=true}', false);
+  and not coalesce(c.reloptions @> '{security_invoker=true,security_barrier=true}', false)
+union all
+-- Without a list of rights, everybody has those that PostgreSQL gives by default.
+select 'database_open_to_public', d.datname || ' ' || x.privilege_type
+from pg_catalog.pg_database as d
+cross join lateral pg_catalog.aclexplode(
+  coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) as x
+where d.datname = current_database() and x.grantee = 0;
 
-comment on view app_private.lint_isolation is 'Tables, keys, policies, grants and views that weaken tenant isolation.';
+comment on view app_private.lint_isolation is
+  'Tables, keys, policies, grants and views that weaken tenant isolation, and a database that everybody may enter.';
 --! EndIncluded app_private/lint_isolation.sql
 --! Included app_private/lint_functions.sql
 create or replace view app_private.lint_functions as
@@ -4968,7 +5182,8 @@ union all
 select 'definer_ignores_tenant', f.oid::regprocedure::text
 from functions as f
 where f.prosecdef and f.owner <> 'holdfast_system' and f.first_arguments <> '{tenant_id,ticket}'
-  and f.proname not in ('current_tenant_id', 'tokens_add', 'partitions_make', 'maintain')
+  and f.proname not in ('current_tenant_id', 'ticket_check', 'migration_applied', 'tokens_add',
+    'partitions_make', 'maintain')
 union all
 -- What sees all tenants says so, and turns row security on so that its own policy applies.
 select 'system_function_unmarked', f.oid::regprocedure::text

@@ -1,7 +1,7 @@
 create or replace function app.analysis_request(
   tenant_id uuid, ticket text, provider text, model text, input_tokens_bound bigint, max_output_tokens bigint,
   idempotency_key text default null)
-returns table (id uuid, run_id uuid, status text, created_at timestamptz)
+returns table (id uuid, run_id uuid, status text, created_at timestamptz, replayed boolean)
 language plpgsql
 security definer  -- the shell may not write runs
 set search_path = ''
@@ -22,7 +22,7 @@ begin
   end if;
 
   return query
-  select r.id, r.id, app_private.analysis_status(r.state), r.created_at
+  select r.id, r.id, app_private.analysis_status(r.state), r.created_at, v_known is not null
   from app.job_runs as r
   where r.tenant_id = analysis_request.tenant_id and r.id = coalesce(v_known, v_run_id);
 end
@@ -30,6 +30,6 @@ $$;
 
 comment on function app.analysis_request is
   'Asks for an analysis now. Refuses at once, before a run exists, when the budget cannot hold the most that its call '
-  'may cost. The same key answers the first analysis again. Raises LB101, LB102, LB103, LB105.';
+  'may cost. The same key answers the first analysis again, replayed. Raises LB101, LB102, LB103, LB105.';
 
 grant execute on function app.analysis_request to holdfast_service, holdfast_worker;

@@ -1,12 +1,14 @@
 set local role holdfast_system;
 
-create or replace function app.job_reap(max_rows integer default 500) returns integer
+create or replace function app.job_reap(max_rows integer default 500)
+returns table (tenant_id uuid, run_id uuid, state text, error_code text)
 language plpgsql
 security definer  -- sees all tenants
 set search_path = ''
 set row_security = on
 as $$
 declare
+  v_reaped     app.job_runs[];
   v_run_ids    uuid[];
   v_tenant_ids uuid[];
 begin
@@ -32,27 +34,29 @@ begin
     from lost as l
     where r.tenant_id = l.tenant_id and r.id = l.id and r.attempt = l.attempt
       and r.state = 'RUNNING' and r.lease_until < pg_catalog.clock_timestamp()
-    returning r.tenant_id, r.id, r.state
+    returning r.tenant_id, r.id, r.state, r as run
   ),
   dead as (
     insert into app.events (tenant_id, type, subject_id, data)
     select b.tenant_id, 'run.dead_letter', b.id, '{"error_code": "poison"}'
     from back as b where b.state = 'DEAD_LETTER'
   )
-  select array_agg(b.id), array_agg(b.tenant_id) into v_run_ids, v_tenant_ids
-  from back as b
-  where b.state = 'FAILED';
+  select array_agg(b.run),
+         array_agg(b.id) filter (where b.state = 'FAILED'),
+         array_agg(b.tenant_id) filter (where b.state = 'FAILED')
+  into v_reaped, v_run_ids, v_tenant_ids
+  from back as b;
 
   if v_run_ids is not null then
     perform app_private.tokens_add(v_run_ids, v_tenant_ids);
   end if;
-  return coalesce(pg_catalog.cardinality(v_run_ids), 0) + app_private.tokens_repair(max_rows);
+  return query select b.tenant_id, b.id, b.state, b.error_code from unnest(v_reaped) as b;
 end
 $$;
 
 comment on function app.job_reap is
-  'Brings back the runs whose worker was lost, among all tenants: FAILED with a token at once, DEAD_LETTER after the '
-  'third crash. Also queues tokens that were lost. Answers how many runs got a token.';
+  'Brings back the runs whose worker was lost, among all tenants: FAILED with a token at once, DEAD_LETTER '
+  'after the third crash. Answers what became of each.';
 
 grant execute on function app.job_reap to holdfast_worker, holdfast_ops;
 

@@ -1,14 +1,14 @@
 set local role holdfast_system;
 
-create or replace function app.llm_expire(max_rows integer default 500) returns integer
+create or replace function app.llm_expire(max_rows integer default 500)
+returns table (tenant_id uuid, reservation_id uuid, run_id uuid)
 language plpgsql
 security definer  -- sees all tenants
 set search_path = ''
 set row_security = on
 as $$
-declare
-  v_count integer;
 begin
+  return query
   with due as materialized (
     select r.tenant_id, r.id, r.estimated_cost_nanousd
     from app.llm_reservations as r
@@ -22,7 +22,7 @@ begin
     set status = 'PRESUMED', reason = 'expired'
     from due as d
     where r.tenant_id = d.tenant_id and r.id = d.id
-    returning r.tenant_id, r.id, r.estimated_cost_nanousd
+    returning r.tenant_id, r.id, r.run_id, r.estimated_cost_nanousd
   ),
   moved as (
     select h.tenant_id, h.budget_id, h.period_start, sum(p.estimated_cost_nanousd)::bigint as amount
@@ -45,14 +45,13 @@ begin
     from locked as l
     where b.tenant_id = l.tenant_id and b.budget_id = l.budget_id and b.period_start = l.period_start
   )
-  select count(*) into v_count from presumed;
-  return v_count;
+  select p.tenant_id, p.id, p.run_id from presumed as p;
 end
 $$;
 
 comment on function app.llm_expire is
-  'Turns holds past their time into PRESUMED, among all tenants, max_rows at a time; answers how many. It only tidies: '
-  'an expired hold counts the same before and after.';
+  'Turns holds past their time into PRESUMED, among all tenants, max_rows at a time; answers which. It only '
+  'tidies: an expired hold counts the same before and after.';
 
 grant execute on function app.llm_expire to holdfast_worker, holdfast_ops;
 

@@ -43,7 +43,10 @@ as $$
            'excess', round(i.excess, 4), 'z', round(i.z, 1), 'until', i.last_data_day,
            'assumption',
            case when i.running then 'The saving assumes that the cost per day returns to its baseline.' end,
-           'query', 'select * from app_private.cost_anomaly_days(tenant_id)'),
+           'query', format('select day, sum(effective_cost) from ops.cost_daily where category = ''Usage'' '
+             'and not correction and (provider, sub_account, service, region, cur) is not distinct from '
+             '(%L, %L, %L, %L, %L) group by day order by day', i.provider_name, i.sub_account_id,
+             i.service_name, i.region_id, i.currency)),
          app_private.cost_anomaly_slots(i.service_name, coalesce(i.sub_account_name, i.sub_account_id),
            i.region_id, i.currency, i.first_day, i.flagged_days, i.excess, i.baseline, i.cost,
            case when i.running then round(i.excess_per_day * 30.4375, 2) end),

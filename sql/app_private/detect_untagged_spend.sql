@@ -49,14 +49,14 @@ as $$
          jsonb_build_object('days', 30, 'until', x.day, 'effective_cost', s.total,
            'untagged_cost', s.untagged,
            'untagged_lines', s.untagged_lines, 'coverage', round(1 - s.untagged / s.total, 4),
-           'query', 'select * from app.cost_lines_current: Usage, no correction, the tag absent or empty'),
+           'lines', 'Usage without corrections of the window, the tag absent or empty'),
          jsonb_build_object('tag', app_private.text_safe(s.tag_key),
            'untagged', app_private.money_text(s.untagged, s.currency),
            'total', app_private.money_text(s.total, s.currency),
            'untagged_share', round(100 * s.untagged / s.total) || ' %',
-           'service', app_private.text_safe(coalesce(s.top_service, 'no service')), 'window', '30 days'),
+           'service', app_private.text_safe(coalesce(s.top_service, 'no service')), 'window', '30 days to ' || to_char(x.day, 'FMDD Mon YYYY')),
          '{{untagged}} of spend has no tag "{{tag}}"',
-         '{{untagged_share}} of {{total}} in the last {{window}} cannot be charged to anyone by "{{tag}}"; '
+         '{{untagged_share}} of {{total}} in the {{window}} cannot be charged to anyone by "{{tag}}"; '
            || 'most often it is {{service}}.',
          'tag_resources'
   from sums as s

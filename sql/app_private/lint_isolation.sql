@@ -83,6 +83,14 @@ cross join lateral pg_catalog.aclexplode(c.relacl) as x
 where c.relkind in ('v', 'm')
   and pg_catalog.pg_get_userbyid(x.grantee) = 'holdfast_tenant'
   and c.oid <> 'app.error_codes'::regclass
-  and not coalesce(c.reloptions @> '{security_invoker=true,security_barrier=true}', false);
+  and not coalesce(c.reloptions @> '{security_invoker=true,security_barrier=true}', false)
+union all
+-- Without a list of rights, everybody has those that PostgreSQL gives by default.
+select 'database_open_to_public', d.datname || ' ' || x.privilege_type
+from pg_catalog.pg_database as d
+cross join lateral pg_catalog.aclexplode(
+  coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) as x
+where d.datname = current_database() and x.grantee = 0;
 
-comment on view app_private.lint_isolation is 'Tables, keys, policies, grants and views that weaken tenant isolation.';
+comment on view app_private.lint_isolation is
+  'Tables, keys, policies, grants and views that weaken tenant isolation, and a database that everybody may enter.';

@@ -12,3 +12,5 @@ end
 $$;
 
 comment on function app_private.llm_closed is 'Raises LB201: the reservation has ended in another way.';
+
+grant execute on function app_private.llm_closed to holdfast_system;

@@ -37,8 +37,14 @@ begin
     hint = case
       when v_tight is null then
         'The tenant has no budget. In psql: select * from ops.budget_set(tenant => …, limit_usd => …, reason => …);'
+      when v_tight.limit_nanousd = 0 then
+        'A limit of 0 refuses every call. Raise it with ops.budget_set.'
+      when needed_nanousd > v_tight.limit_nanousd then
+        'The call alone is more than the limit. Ask for less, or raise the limit with ops.budget_set.'
+      when v_tight.spent_nanousd + v_tight.presumed_nanousd + needed_nanousd <= v_tight.limit_nanousd then
+        'Calls that are under way hold the rest. Try again when they have ended.'
       else
-        'Wait for the next period or for calls in flight, ask for less, or raise the limit with ops.budget_set.' end;
+        'Wait for the next period, ask for less, or raise the limit with ops.budget_set.' end;
 end
 $$;
 

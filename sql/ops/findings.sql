@@ -1,15 +1,13 @@
 set local role holdfast_system;
 
 create or replace view ops.findings as
-select t.name as tenant, f.rank, f.severity, f.monthly_saving as saving, f.currency as cur,
-       app_private.render(f.headline, f.slots) as headline, f.detector, f.confidence, f.state,
-       app_private.render(f.why, f.slots) as why, f.narrated_by, f.evidence, f.first_seen_at, f.last_seen_at,
-       f.id
-from app.findings as f
-join app.tenants as t on t.tenant_id = f.tenant_id
-order by t.name, f.rank;
+select f.tenant, f.severity, f.saving, f.cur, f.headline, f.why, f.detector, f.confidence, f.rank,
+       f.state, f.narrated_by, f.evidence, f.first_seen_at, f.last_seen_at, f.id
+from ops.findings_all as f
+where f.state in ('open', 'acknowledged');
 
-comment on view ops.findings is 'What the detectors found, for every tenant, best first.';
+comment on view ops.findings is
+  'The findings that stand, of every tenant, best first: by severity, then by what a month of it costs too much.';
 
 grant select on ops.findings to holdfast_ops;
 

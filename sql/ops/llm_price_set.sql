@@ -10,7 +10,11 @@ set search_path = ''
 set row_security = on
 as $$
 declare
-  v_now constant timestamptz := pg_catalog.clock_timestamp();
+  v_now    constant timestamptz := pg_catalog.clock_timestamp();
+  v_after  constant jsonb := pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+    'input', input_usd_per_million, 'cached_input', cached_input_usd_per_million,
+    'output', output_usd_per_million));
+  v_before jsonb;
 begin
   perform app_private.reason_check(reason);
   if coalesce(pg_catalog.length(provider), 0) not between 1 and 200
@@ -26,30 +30,29 @@ begin
         'Prices are 0 to 100,000 US dollars per million tokens, and cached input costs no more than input.';
   end if;
 
-  return query
-  select w.unit, (select p.usd_per_million from app.llm_prices as p where p.provider = llm_price_set.provider
-           and p.model = llm_price_set.model and p.unit = w.unit and p.valid @> v_now), w.price
-  from app_private.price_rows(input_usd_per_million, cached_input_usd_per_million,
-    output_usd_per_million) as w;
-  if dry_run then
-    return;
-  end if;
-
-  -- The versions that stand end now; holds that were made with them are settled with them.
-  update app.llm_prices as p
-  set valid = tstzrange(lower(p.valid), v_now)
+  select coalesce(pg_catalog.jsonb_object_agg(p.unit, p.usd_per_million), '{}') into v_before
+  from app.llm_prices as p
   where p.provider = llm_price_set.provider and p.model = llm_price_set.model and p.valid @> v_now;
 
-  insert into app.llm_prices (provider, model, unit, usd_per_million, valid, source)
-  select llm_price_set.provider, llm_price_set.model, w.unit, w.price, tstzrange(v_now, null),
-         'ops: ' || session_user
-  from app_private.price_rows(input_usd_per_million, cached_input_usd_per_million,
-    output_usd_per_million) as w;
+  if not dry_run then
+    -- The versions that stand end now; holds that were made with them are settled with them.
+    update app.llm_prices as p
+    set valid = tstzrange(lower(p.valid), v_now)
+    where p.provider = llm_price_set.provider and p.model = llm_price_set.model and p.valid @> v_now;
 
-  insert into ops.audit_log (action, subject, reason, after)
-  values ('llm_price_set', provider || '/' || model, reason,
-          pg_catalog.jsonb_build_object('input', input_usd_per_million,
-            'cached_input', cached_input_usd_per_million, 'output', output_usd_per_million));
+    insert into app.llm_prices (provider, model, unit, usd_per_million, valid, source)
+    select llm_price_set.provider, llm_price_set.model, n.key, n.value::numeric, tstzrange(v_now, null),
+           'ops: ' || session_user
+    from pg_catalog.jsonb_each_text(v_after) as n;
+
+    insert into ops.audit_log (action, subject, reason, before, after)
+    values ('llm_price_set', provider || '/' || model, reason, nullif(v_before, '{}'), v_after);
+  end if;
+
+  return query
+  select u.unit, (v_before ->> u.unit)::numeric, (v_after ->> u.unit)::numeric
+  from unnest(array['input', 'cached_input', 'output']) as u (unit)
+  where v_before ? u.unit or v_after ? u.unit;
 end
 $$;
 

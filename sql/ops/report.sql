@@ -35,7 +35,8 @@ left join app.analyses as a on a.tenant_id = t.tenant_id and a.id = r.id
 left join lateral (
   select trim_scale(sum(v.estimated_cost_nanousd) / 1000000000) as reserved,
          trim_scale(sum(v.cost_nanousd) / 1000000000) as settled
-  from app.llm_reservations as v where v.tenant_id = t.tenant_id and v.run_id = r.id) as m on true
+  from app.llm_reservations as v
+  where v.tenant_id = t.tenant_id and v.run_id = r.id and v.status <> 'RELEASED') as m on true
 left join lateral (
   select min(trim_scale((g.limit_nanousd
            - coalesce(p.spent_nanousd + p.reserved_nanousd + p.presumed_nanousd, 0))

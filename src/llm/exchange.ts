@@ -4,13 +4,17 @@ import { z } from "zod";
 import type { AnswerFacts, Usage } from "../budgets.ts";
 import { parseJson } from "../json.ts";
 
-/** How a call ended: `not_sent` for want of time, `http_<status>` where the provider answered no completion. */
+/**
+ * How a call ended: `not_sent` for want of time, `redirect` by a 3xx that is not followed, `http_<status>`
+ * where the provider answered no completion.
+ */
 export type CallStatus =
   | "ok"
   | "not_sent"
   | "unreachable"
   | "timeout"
   | "cut"
+  | "redirect"
   | "answer_too_large"
   | "usage_missing"
   | `http_${number}`;
@@ -39,27 +43,34 @@ channel("undici:client:connectError").subscribe((message) => {
   if (typeof error === "object" && error !== null) whileConnecting.add(error);
 });
 
-/** Sends, and reads the answer to its end, within `timeoutMs`. Never throws: a hold waits for how it ends. */
+/**
+ * Sends, and reads the answer to its end, within `timeoutMs`, unless `init.signal` cuts it. Never throws: a
+ * hold waits for how it ends.
+ */
 export async function exchange(
   send: typeof fetch,
   input: string | URL | Request,
   init: RequestInit,
   timeoutMs: number,
 ): Promise<Ending> {
-  if (timeoutMs <= 0) return { status: "not_sent", billed: "nothing" };
+  if (timeoutMs <= 0 || init.signal?.aborted) return { status: "not_sent", billed: "nothing" };
   const deadline = AbortSignal.timeout(Math.ceil(timeoutMs));
+  const signal = init.signal ? AbortSignal.any([deadline, init.signal]) : deadline;
   try {
-    const response = await send(input, { ...init, redirect: "manual", signal: deadline });
+    const response = await send(input, { ...init, redirect: "manual", signal });
     const bytes = await readAnswer(response);
     if (bytes === undefined) return { status: "answer_too_large", billed: "unknown" };
     return { ...judge(response.status, bytes), response: whole(response, bytes) };
   } catch (error) {
-    const cause: unknown = error instanceof Error ? error.cause : undefined;
-    if (cause instanceof Error && whileConnecting.has(cause)) {
-      return { status: "unreachable", billed: "nothing", error };
-    }
+    if (isUnsent(error)) return { status: "unreachable", billed: "nothing", error };
     return { status: deadline.aborted ? "timeout" : "cut", billed: "unknown", error };
   }
+}
+
+/** Nothing left this process: no connection was made, or the port is one that `fetch` blocks. */
+function isUnsent(error: unknown): boolean {
+  const cause: unknown = error instanceof Error ? error.cause : undefined;
+  return cause instanceof Error && (whileConnecting.has(cause) || cause.message === "bad port");
 }
 
 /** The body; undefined when it is longer than any completion. */
@@ -103,6 +114,7 @@ const Completion = z.object({
 });
 
 function judge(httpStatus: number, bytes: Uint8Array): Pick<Ending, "status" | "billed"> {
+  if (httpStatus >= 300 && httpStatus <= 399) return { status: "redirect", billed: "nothing" };
   if (httpStatus < 200 || httpStatus > 299) {
     return { status: `http_${httpStatus}`, billed: UNBILLED.has(httpStatus) ? "nothing" : "unknown" };
   }
@@ -119,7 +131,8 @@ function judge(httpStatus: number, bytes: Uint8Array): Pick<Ending, "status" | "
 
 /**
  * Tokens as the bill counts them: `prompt_tokens` includes what came from the cache. Where a provider leaves
- * reasoning out of `completion_tokens`, the total has it. What cannot be true (more cached than sent) is not believed.
+ * reasoning out of `completion_tokens`, the total has it. What cannot be true (more cached than sent) is not
+ * believed.
  */
 function usageOf(usage: z.infer<typeof Completion>["usage"]): Usage {
   const cached = usage.prompt_tokens_details?.cached_tokens ?? 0;

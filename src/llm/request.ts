@@ -3,7 +3,10 @@ import { z } from "zod";
 import { AppError } from "../errors.ts";
 import { parseJson } from "../json.ts";
 
-/** What a run, a provider and a hold agree to send. Fields that bytes cannot price (tools, files, n) are not in it. */
+/**
+ * What a run, a provider and a hold agree to send. Fields that bytes cannot price (tools, files, n) are not
+ * in it.
+ */
 const ChatRequest = z
   .strictObject({
     model: z.string().min(1),
@@ -51,20 +54,25 @@ export function readRequest(body: unknown): BoundedRequest {
 
 /** Tokens that a provider may add for each message: role and separators, 3 to 4 in OpenAI's own counting. */
 export const MESSAGE_TOKENS = 16;
-/** Tokens that a provider may add to each request: a system text of its own, and the opening of the answer. */
+/**
+ * Tokens that a provider may add to each request: a system text of its own, and the opening of the answer.
+ */
 export const REQUEST_TOKENS = 256;
 
 /**
- * The most input tokens that a request of this JSON text can be billed for. A token of a byte-level BPE stands for
- * at least one byte (Radford et al., "Language Models are Unsupervised Multitask Learners", 2.2), so bytes bound
- * tokens whatever the vocabulary. SentencePiece may apply NFKC first, which can lengthen (U+FDFA is 3 bytes, then
- * 33), so the longer of both counts. JSON's own quoting is counted too: it only makes the bound wider.
+ * The most input tokens that a request of this JSON text can be billed for. A token of a byte-level BPE
+ * stands for at least one byte (Radford et al., "Language Models are Unsupervised Multitask Learners", 2.2),
+ * so bytes bound tokens whatever the vocabulary. SentencePiece may apply NFKC first, which can lengthen
+ * (U+FDFA is 3 bytes, then 33), so the longer of both counts. JSON's own quoting is counted too: it only
+ * makes the bound wider.
  */
 export function inputTokensBound(body: string, messages: number): number {
   return textTokensBound(body) + REQUEST_TOKENS + messages * MESSAGE_TOKENS;
 }
 
-/** The most tokens that a text can become: its UTF-8 bytes, or those of its NFKC form where that is longer. */
+/**
+ * The most tokens that a text can become: its UTF-8 bytes, or those of its NFKC form where that is longer.
+ */
 export function textTokensBound(text: string): number {
   return Math.max(Buffer.byteLength(text), Buffer.byteLength(text.normalize("NFKC")));
 }

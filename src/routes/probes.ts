@@ -1,47 +1,53 @@
 // What orchestrators and Prometheus ask. None of it needs a token, and none of it names a tenant.
+import { randomUUID } from "node:crypto";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { z } from "zod";
 import { type Db, systemCall } from "../db.ts";
-import { AppError, ERRORS } from "../errors.ts";
+import { AppError } from "../errors.ts";
+import type { Log } from "../log.ts";
+import { isUnmigrated } from "../login_check.ts";
 import type { Metrics } from "../metrics.ts";
+import { mintTicket } from "../tickets.ts";
 
-/** Whether to send requests here, and what was looked at. */
-export type Readiness = { ready: boolean; checks: Record<string, boolean> };
+/** Whether to send requests here, and what was looked at; `cause` is for the log. */
+export type Readiness = { ready: boolean; checks: Record<string, boolean>; cause?: unknown };
 
 const READY_DEADLINE_MS = 2_000;
 
+const Checks = z.object({ migrations: z.boolean(), ticket_key: z.boolean() });
+
 /**
- * Ready when the database answers and is migrated: it knows every error code that this program knows.
- * Never throws; what stands in the way is a check that is false.
+ * Ready when the database answers, has run `migration`, the newest that this program knows, and lets in a ticket of this
+ * process. Never throws; what stands in the way is a check that is false.
  */
-export async function databaseReadiness(db: Pick<Db, "pool">): Promise<Readiness> {
+export async function databaseReadiness(db: Db, migration: string): Promise<Readiness> {
   const signal = AbortSignal.timeout(READY_DEADLINE_MS);
   try {
-    const text = "select sqlstate from app.error_codes";
-    const rows = await systemCall(db, text, [], z.object({ sqlstate: z.string() }), { signal });
-    const known = new Set(rows.map((row) => row.sqlstate));
-    const migrated = Object.values(ERRORS).every(
-      (error) => !("sqlstate" in error) || known.has(error.sqlstate),
-    );
-    return { ready: migrated, checks: { database: true, migrations: migrated } };
-  } catch (error) {
-    // 42P01 and 3F000: the view or its schema is not there, so the server is.
-    const database = ["42P01", "3F000"].includes((error as { code?: string }).code ?? "");
-    return { ready: false, checks: { database, migrations: false } };
+    const ticket = mintTicket(db.ticketKey, randomUUID(), 0);
+    const text = "select app.migration_applied($1) as migrations, app.ticket_check($2) as ticket_key";
+    const [found] = await systemCall(db, text, [migration, ticket], Checks, { signal });
+    const { migrations, ticket_key } = found!;
+    return { ready: migrations && ticket_key, checks: { database: true, migrations, ticket_key } };
+  } catch (cause) {
+    const checks = { database: isUnmigrated(cause), migrations: false, ticket_key: false };
+    return { ready: false, checks, cause };
   }
 }
 
 /** `/livez` never asks the database: a database that is away is no reason to kill this process. */
 export function probes(
   app: FastifyInstance,
-  deps: { metrics: Metrics; ready: () => Promise<Readiness>; isDraining: () => boolean },
+  deps: { log: Log; metrics: Metrics; ready: () => Promise<Readiness>; isDraining: () => boolean },
 ): void {
+  const note = changesIn(deps.log);
   // Whatever a prober posts, it is not read.
   app.removeAllContentTypeParsers();
   app.addContentTypeParser("*", { parseAs: "buffer" }, (_request, _body, done) => done(null));
 
   const readyz = async (_request: FastifyRequest, reply: FastifyReply) => {
-    const { ready, checks } = await withinDeadline(deps.ready());
+    const readiness = await withinDeadline(deps.ready());
+    note(readiness);
+    const { ready, checks } = readiness;
     const all = { ...checks, not_draining: !deps.isDraining() };
     if (!ready || deps.isDraining()) throw new AppError("service_unavailable", { detail: { checks: all } });
     return reply.send({ status: "ready", checks: all });
@@ -56,17 +62,26 @@ export function probes(
   app.get("/health/metrics", metrics);
 }
 
+/** Logs why readiness was lost, and that it came back: once for each change, not at each probe. */
+function changesIn(log: Log): (readiness: Readiness) => void {
+  let wasReady = true;
+  return ({ ready, checks, cause }) => {
+    if (ready === wasReady) return;
+    wasReady = ready;
+    if (ready) log.info({ checks }, "readiness_regained");
+    else log.error({ checks, err: cause }, "readiness_lost");
+  };
+}
+
 async function withinDeadline(readiness: Promise<Readiness>): Promise<Readiness> {
   const late = Promise.withResolvers<Readiness>();
   const timer = setTimeout(
     () => late.resolve({ ready: false, checks: { in_time: false } }),
     READY_DEADLINE_MS + 500,
   );
+  const failed = (cause: unknown) => ({ ready: false, checks: { answered: false }, cause });
   try {
-    return await Promise.race([
-      readiness.catch(() => ({ ready: false, checks: { answered: false } })),
-      late.promise,
-    ]);
+    return await Promise.race([readiness.catch(failed), late.promise]);
   } finally {
     clearTimeout(timer);
   }

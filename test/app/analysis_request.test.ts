@@ -32,7 +32,13 @@ describe("it works", () => {
   test("a run is made, with its token, and nothing is held yet", async () => {
     const { tenantId } = await database.addTenant({ limitUsd: "0.001" });
     const asked = await request(tenantId);
-    expect(asked).toMatchObject({ run_id: asked["id"], status: "PENDING", created_at: expect.any(Date) });
+    expect(asked).toEqual({
+      id: asked["id"],
+      run_id: asked["id"],
+      status: "PENDING",
+      created_at: expect.any(Date),
+      replayed: false,
+    });
     expect(await runs.row(asked["id"])).toMatchObject({
       kind: "analysis",
       state: "PENDING",
@@ -61,12 +67,14 @@ describe("it works twice", () => {
   test("the same key answers the first again, as it stands, though the money is gone", async () => {
     const { tenantId, name } = await database.addTenant();
     const first = await request(tenantId, { key: "k" });
+    expect(first["replayed"]).toBe(false);
+    const again = { ...first, replayed: true };
     await ledger.setBudget(name, "0");
-    expect(await request(tenantId, { key: "k" })).toEqual(first);
+    expect(await request(tenantId, { key: "k" })).toEqual(again);
     await runs.claim(tenantId, first["id"]);
-    expect(await request(tenantId, { key: "k" })).toEqual({ ...first, status: "RUNNING" });
+    expect(await request(tenantId, { key: "k" })).toEqual({ ...again, status: "RUNNING" });
     await runs.fail(tenantId, first["id"], 1);
-    expect(await request(tenantId, { key: "k" })).toEqual({ ...first, status: "PENDING" });
+    expect(await request(tenantId, { key: "k" })).toEqual({ ...again, status: "PENDING" });
     expect(await runCount(tenantId)).toBe(1);
   });
 
@@ -75,6 +83,7 @@ describe("it works twice", () => {
     const answers = await Promise.all(Array.from({ length: 20 }, () => request(tenantId, { key: "k" })));
     const ids = new Set(answers.map((answer) => answer["id"]));
     expect(ids.size).toBe(1);
+    expect(answers.filter((answer) => answer["replayed"] === false)).toHaveLength(1);
     expect(await runCount(tenantId)).toBe(1);
     expect(await runs.tokens([...ids][0])).toHaveLength(1);
   });

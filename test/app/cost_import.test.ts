@@ -61,6 +61,8 @@ describe("it works", () => {
       flagged_count: "0",
       flags: {},
       period_count: 2,
+      replaced_lines: "0",
+      replaced_files: [],
     });
     expect((await seen()).map((line) => line["cost"])).toEqual([3, 4, 5]);
     expect(await daily()).toMatchObject([
@@ -69,7 +71,10 @@ describe("it works", () => {
     ]);
     expect((await importRow(importId))["finished_at"]).toBeInstanceOf(Date);
     expect(await rows("select type, data from app.events where subject_id = $1", [importId])).toEqual([
-      { type: "import.published", data: { source: "aws", lines: 3, flagged: 0, periods: 2 } },
+      {
+        type: "import.published",
+        data: { source: "aws", lines: 3, flagged: 0, periods: 2, replaced_lines: 0 },
+      },
     ]);
   });
 
@@ -174,6 +179,38 @@ describe("it works twice", () => {
     expect(states).toEqual(["SUPERSEDED", "PUBLISHED", "PUBLISHED"]);
   });
 
+  test("it says which lines of which files it took the place of, and leaves their past as it was", async () => {
+    ({ tenantId } = await database.addTenant());
+    const publish = async (file: string, lines: Parameters<typeof costs.add>[2], source = "aws") => {
+      const importId = await costs.start(tenantId, source, file);
+      await costs.add(tenantId, importId, lines);
+      await costs.rollUp(tenantId, importId);
+      const { replaced_lines, replaced_files } = (await costs.publish(tenantId, importId)) as Row;
+      return { importId, replaced: [replaced_lines, replaced_files] };
+    };
+    const [september, october, november] = ["2026-09-10", "2026-10-10", "2026-11-10"];
+    const autumn = await publish("autumn.csv", [
+      usage(september!, 1),
+      usage(october!, 2),
+      usage(october!, 3),
+    ]);
+    const late = await publish("late.csv", [usage(november!, 4)]);
+    expect([autumn.replaced, late.replaced]).toEqual([
+      ["0", []],
+      ["0", []],
+    ]);
+    expect((await publish("other.csv", [usage(october!, 9)], "azure")).replaced).toEqual(["0", []]);
+
+    // Of autumn.csv one month of two is replaced, and it goes on standing for the other.
+    const before = await importRow(autumn.importId);
+    const part = await publish("part.csv", [usage(october!, 5), usage(november!, 6)]);
+    expect(part.replaced).toEqual(["3", ["autumn.csv", "late.csv"]]);
+    expect(await importRow(autumn.importId)).toEqual(before);
+
+    expect((await publish("last.csv", [usage(september!, 7)])).replaced).toEqual(["1", ["autumn.csv"]]);
+    expect(await importRow(autumn.importId)).toEqual({ ...before, status: "SUPERSEDED" });
+  });
+
   test("the same file twice is once", async () => {
     ({ tenantId } = await database.addTenant());
     const lines = [usage("2026-10-10", 2), usage("2026-10-11", 3)];
@@ -183,13 +220,19 @@ describe("it works twice", () => {
     expect([await seen(), await daily()]).toEqual(once);
   });
 
-  test("ten at once: one is seen, whole, and the others are superseded", async () => {
+  test("ten at once: one is seen, whole, and each of the others was replaced once", async () => {
     ({ tenantId } = await database.addTenant());
     const ids = await Promise.all(
       Array.from({ length: 10 }, (_, i) =>
         costs.load(tenantId, [usage("2026-09-10", i), usage("2026-10-10", i)]),
       ),
     );
+    const replaced = await rows(
+      `select (data ->> 'replaced_lines')::integer as lines from app.events
+       where tenant_id = $1 and type = 'import.published' order by 1`,
+      [tenantId],
+    );
+    expect(replaced.map((event) => event["lines"])).toEqual([0, ...Array(9).fill(2)]);
     const lines = await seen();
     expect(lines).toHaveLength(2);
     expect(lines[0]!["cost"]).toBe(lines[1]!["cost"]);

@@ -163,6 +163,32 @@ describe("a ticket that opens nothing", () => {
     });
   });
 
+  test.each<[string, string, () => string]>([
+    [
+      "genuine and late",
+      "the ticket has expired: is the clock of the caller right?",
+      () => signed({ tenant: mine, expiry: String(Math.floor(Date.now() / 1000) - 1) }),
+    ],
+    [
+      "forged and late",
+      "the ticket is not valid",
+      () => signed({ tenant: mine, expiry: "0" }, randomBytes(32)),
+    ],
+    ["forged", "the ticket is not valid", () => signed({ tenant: mine }, randomBytes(32))],
+    [
+      "of another backend and late",
+      "the ticket is not valid",
+      () => signed({ tenant: mine, pid: "999999", expiry: "0" }),
+    ],
+  ])("one that is %s is refused because %s", async (_what, reason, ticketOf) => {
+    await rolledBack(database.service.pool, async (client) => {
+      const ticket = ticketOf();
+      const error = await refused(client, "select app.enter($1, $2)", [mine, ticket]);
+      expect(error).toMatchObject({ code: "RL101", detail: JSON.stringify({ reason }).replace(":", ": ") });
+      expectNoSecret(error, [mine, ...secretParts(ticket)]);
+    });
+  });
+
   test("no tenant at all, with a valid ticket", async () => {
     await rolledBack(database.service.pool, async (client) => {
       const error = await refused(client, "select app.enter(null, $1)", [valid()]);

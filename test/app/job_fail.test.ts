@@ -101,6 +101,40 @@ describe("it works", () => {
     expect(await runs.fail(tenantId, runId, 1)).toMatchObject({ state: "DEAD_LETTER" });
   });
 
+  test("a shutdown is no failure: the run is pending again, with a token at once", async () => {
+    const runId = await runs.running(tenantId, "once");
+    for (const attempt of [1, 2, 3]) {
+      const stopped = await runs.fail(tenantId, runId, attempt, "shutdown", "The worker was stopped.");
+      expect(stopped).toMatchObject({ state: "PENDING" });
+      expect(await runs.row(runId)).toMatchObject({
+        state: "PENDING",
+        failure_count: 0,
+        crash_count: 0,
+        error_code: "shutdown",
+        lease_until: null,
+        finished_at: null,
+      });
+      expect(await runs.tokens(runId)).toContainEqual(
+        expect.objectContaining({ key: `run:${runId}:${attempt}`, run_at: stopped["available_at"] }),
+      );
+      // Due at once: there is nothing to wait for.
+      expect(await runs.claim(tenantId, runId, "w2")).toMatchObject({ attempt: attempt + 1 });
+    }
+    expect(await runs.history(runId)).toEqual([
+      "PENDING",
+      ...["RUNNING", "PENDING", "RUNNING", "PENDING", "RUNNING", "PENDING", "RUNNING"],
+    ]);
+    const reasons = await database.superuser.query(
+      "select distinct reason from app.job_run_events where run_id = $1 and from_state = 'RUNNING'",
+      [runId],
+    );
+    expect(reasons.rows).toEqual([{ reason: "shutdown" }]);
+    expect(await events(runId)).toEqual([]);
+    // Its failures count as before.
+    expect(await runs.fail(tenantId, runId, 4)).toMatchObject({ state: "DEAD_LETTER" });
+    expect(await runs.row(runId)).toMatchObject({ failure_count: 1 });
+  });
+
   test("a long error is cut", async () => {
     const runId = await runs.running(tenantId, "patient");
     await runs.fail(tenantId, runId, 1, "llm_timeout", "x".repeat(5_000));

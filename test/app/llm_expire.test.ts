@@ -1,6 +1,7 @@
 // sql/app/llm_expire.sql: what was held too long is presumed, among all tenants.
+import { randomUUID } from "node:crypto";
 import { beforeAll, describe, expect, test } from "vitest";
-import { besides, refusal } from "../support/contract.ts";
+import { besides, type Row, refusal } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
 import { ledgerOf } from "../support/ledger.ts";
 
@@ -10,8 +11,10 @@ const { reserve, balances, broken } = ledger;
 
 beforeAll(() => ledger.setPrices());
 
-const expire = async (maxRows = 500): Promise<number> =>
-  (await database.worker.pool.query("select app.llm_expire($1) as n", [maxRows])).rows[0].n;
+const expired = async (maxRows = 500): Promise<Row[]> =>
+  (await database.worker.pool.query("select * from app.llm_expire($1)", [maxRows])).rows;
+
+const expire = async (maxRows?: number): Promise<number> => (await expired(maxRows)).length;
 
 describe("it works", () => {
   test("a hold past its time is presumed, of whatever tenant, and no other", async () => {
@@ -30,6 +33,17 @@ describe("it works", () => {
       { period: "month", reserved: 0, presumed: 1_000_000, spent: 0 },
     ]);
     expect(await broken()).toEqual([]);
+  });
+
+  test("it tells which, whose, and of which run", async () => {
+    const [one, other] = [await database.addTenant(), await database.addTenant()];
+    const runId = randomUUID();
+    const ofRun = await reserve(one.tenantId, { ttl: "0", runId });
+    const ofClient = await reserve(other.tenantId, { ttl: "0" });
+    const told = await expired();
+    expect(told).toHaveLength(2);
+    expect(told).toContainEqual({ tenant_id: one.tenantId, reservation_id: ofRun["id"], run_id: runId });
+    expect(told).toContainEqual({ tenant_id: other.tenantId, reservation_id: ofClient["id"], run_id: null });
   });
 
   test("it frees nothing: an expired hold counts the same before and after", async () => {
@@ -92,9 +106,8 @@ describe("it works twice", () => {
     const { tenantId } = await database.addTenant();
     const [busy, idle] = [await reserve(tenantId, { ttl: "0" }), await reserve(tenantId, { ttl: "0" })];
     const held = { text: "select from app.llm_reservations where id = $1", values: [busy["id"]] };
-    expect(await besides(database, held, database.worker, "select app.llm_expire() as n")).toEqual([
-      { n: 1 },
-    ]);
+    const text = "select reservation_id from app.llm_expire()";
+    expect(await besides(database, held, database.worker, text)).toEqual([{ reservation_id: idle["id"] }]);
     expect([(await ledger.hold(busy["id"]))["status"], (await ledger.hold(idle["id"]))["status"]]).toEqual([
       "RESERVED",
       "PRESUMED",

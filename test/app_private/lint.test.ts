@@ -134,6 +134,15 @@ const faults: Record<string, [fault: string, ...objects: string[]][]> = {
       "app.things_kept",
     ],
   ],
+  database_open_to_public: [
+    [`grant connect on database ${database.name} to public`, `${database.name} CONNECT`],
+    [`grant temporary on database ${database.name} to public`, `${database.name} TEMPORARY`],
+    [
+      `${SUPERUSER} update pg_database set datacl = null where datname = current_database()`,
+      `${database.name} CONNECT`,
+      `${database.name} TEMPORARY`,
+    ],
+  ],
   function_without_search_path: [
     [internal(""), THING],
     [internal("set search_path = public"), THING],

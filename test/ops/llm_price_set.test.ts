@@ -79,6 +79,7 @@ describe("it works", () => {
   test("the versions before end where the new ones begin; one of cached input that is not said is gone", async () => {
     await set({ cached: "0.1" });
     expect(await set({ input: "3" })).toEqual([
+      { unit: "cached_input", before_usd_per_million: "0.1", after_usd_per_million: null },
       { unit: "input", before_usd_per_million: "1", after_usd_per_million: "3" },
       { unit: "output", before_usd_per_million: "2", after_usd_per_million: "2" },
     ]);

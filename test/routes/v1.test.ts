@@ -6,6 +6,7 @@ import { createPool } from "../../src/db.ts";
 import { createApp, type HttpDeps } from "../../src/http.ts";
 import { createLog } from "../../src/log.ts";
 import { createMetrics } from "../../src/metrics.ts";
+import { newestMigration } from "../../src/migrate.ts";
 import { ANALYSIS_BOUND } from "../../src/narrative/prompt.ts";
 import { databaseReadiness } from "../../src/routes/probes.ts";
 import { testDatabase } from "../support/database.ts";
@@ -33,7 +34,7 @@ function endpoint(over: Partial<HttpDeps> = {}) {
     log: createLog({ level: "debug", readable: false, destination }),
     metrics,
     llm: { provider: "offline", model: "offline-analyst" },
-    ready: () => databaseReadiness(db.service),
+    ready: () => databaseReadiness(db.service, newestMigration()),
     ...over,
   });
   closers.push(() => app.close());
@@ -95,7 +96,7 @@ test("an analysis is asked for, has an address, and can be read there", async ()
 });
 
 test("the same idempotency key is the same analysis, also when both come at once", async () => {
-  const { app } = endpoint();
+  const { app, lines } = endpoint();
   const { id, headers } = await tenant();
   const ask = () =>
     app.inject({ method: "POST", url: "/v1/analyses", headers: { ...headers, "idempotency-key": "k-1" } });
@@ -103,6 +104,11 @@ test("the same idempotency key is the same analysis, also when both come at once
   answers.push(await ask());
   expect(new Set(answers.map((answer) => `${answer.statusCode} ${answer.json().id}`)).size).toBe(1);
   expect(await runsOf(id)).toHaveLength(1);
+  const requested = () =>
+    lines.map((line) => JSON.parse(line)).filter((line) => line.msg === "analysis_requested");
+  expect(requested()).toMatchObject([
+    { tenant_id: id, subject: "joe", analysis_id: answers[0]!.json().id, run_id: answers[0]!.json().run_id },
+  ]);
   const other = await tenant();
   const theirs = await app.inject({
     method: "POST",
@@ -112,6 +118,7 @@ test("the same idempotency key is the same analysis, also when both come at once
   });
   expect(theirs.statusCode).toBe(202);
   expect(theirs.json().id).not.toBe(answers[0]!.json().id);
+  expect(requested()).toHaveLength(2);
 });
 
 test.each([
@@ -272,6 +279,8 @@ test("a genuine token of a tenant that is gone or suspended is 401, counted, and
   const refusal = lines.map((line) => JSON.parse(line)).find((line) => line.msg === "rls_enforcement_failed");
   expect(refusal).toMatchObject({
     level: "error",
+    tenant_id: suspended.id,
+    subject: "joe",
     err: { cause: { detail: expect.stringContaining("the tenant is not active") } },
   });
   expect(lines.join("")).not.toMatch(/v1\.\d/);
@@ -299,16 +308,55 @@ test("ready on a database that is migrated", async () => {
   const answer = await endpoint().app.inject("/readyz");
   expect([answer.statusCode, answer.json().checks]).toEqual([
     200,
-    { database: true, migrations: true, not_draining: true },
+    { database: true, migrations: true, ticket_key: true, not_draining: true },
   ]);
 });
 
-test("not ready on a database that answers and is not migrated", async () => {
+test("not ready on a database that answers and is not migrated, and the log says what it lacks", async () => {
   const url = new URL(db.url("holdfast_service"));
   url.pathname = "/postgres";
   const pool = createPool({ connectionString: url.href, application_name: "test", max: 1 });
   closers.push(() => pool.end());
-  const answer = await endpoint({ ready: () => databaseReadiness({ pool }) }).app.inject("/health");
+  const { app, lines } = endpoint({
+    ready: () => databaseReadiness({ ...db.service, pool }, newestMigration()),
+  });
+  const answer = await app.inject("/health");
   expect([answer.statusCode, answer.json().code]).toEqual([503, "service_unavailable"]);
-  expect(answer.json().checks).toEqual({ database: true, migrations: false, not_draining: true });
+  expect(answer.json().checks).toEqual({
+    database: true,
+    migrations: false,
+    ticket_key: false,
+    not_draining: true,
+  });
+  expect(lines.map((line) => JSON.parse(line))[0]).toMatchObject({
+    msg: "readiness_lost",
+    err: { sqlstate: "3F000" },
+  });
+});
+
+test("not ready on a database that lacks the newest migration, or where none is listed", async () => {
+  const ahead = await databaseReadiness(db.service, "999999.sql");
+  expect(ahead).toEqual({
+    ready: false,
+    checks: { database: true, migrations: false, ticket_key: true },
+  });
+  await sql("alter table graphile_migrate.migrations rename to away", []);
+  try {
+    expect(await databaseReadiness(db.service, newestMigration())).toEqual(ahead);
+  } finally {
+    await sql("alter table graphile_migrate.away rename to migrations", []);
+  }
+  expect(await databaseReadiness(db.service, newestMigration())).toMatchObject({ ready: true });
+});
+
+test("not ready with a ticket key that the database does not know", async () => {
+  for (const ticketKey of [
+    { kid: db.service.ticketKey.kid, secret: randomBytes(32) },
+    { ...db.service.ticketKey, kid: 77 },
+  ]) {
+    expect(await databaseReadiness({ ...db.service, ticketKey }, newestMigration())).toEqual({
+      ready: false,
+      checks: { database: true, migrations: true, ticket_key: false },
+    });
+  }
 });

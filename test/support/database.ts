@@ -68,7 +68,7 @@ export function testDatabase(): TestDatabase {
 
   /** What the clone counted is lost with it. A function that only raises has a row, and a count of 0. */
   async function recordCalls(client: pg.Client): Promise<void> {
-    await reported(client);
+    await whenAlone(client);
     const { rows } = await client.query<{ name: string }>(
       "select schemaname || '.' || funcname as name from pg_stat_user_functions",
     );
@@ -98,8 +98,8 @@ export function testDatabase(): TestDatabase {
   };
 }
 
-/** Waits until the backends of the clone have ended: they report what they counted with their end. */
-async function reported(client: pg.Client): Promise<void> {
+/** Waits until this connection is the database's only one: backends report what they counted with their end. */
+export async function whenAlone(client: pg.Client): Promise<void> {
   const left = `select count(*)::int as backends from pg_stat_activity
     where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()`;
   for (let tries = 0; tries < 100; tries += 1) {

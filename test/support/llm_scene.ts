@@ -1,4 +1,5 @@
-// A tenant with a budget, and a provider on loopback that answers as a test tells it: what the model's road runs on.
+// A tenant with a budget, and a provider on loopback that answers as a test tells it: what the model's road
+// runs on.
 import { randomUUID } from "node:crypto";
 import { createServer, type IncomingMessage, type RequestListener, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -94,7 +95,10 @@ export async function endScenes(): Promise<void> {
 
 export type Line = Record<string, unknown> & { msg: string };
 
-/** `lines` is what was logged, `observed` and `checks` what was measured, the rest what the ledger says. */
+/**
+ * `lines` is what was logged, `observed`, `checks` and `counted` what was measured, the rest what the ledger
+ * says.
+ */
 export type Scene = {
   llm: Llm;
   tenantId: string;
@@ -103,6 +107,7 @@ export type Scene = {
   lines: Line[];
   observed: { status: string; seconds: number; usage: Usage | undefined }[];
   checks: number[];
+  counted: { overHolds: number };
   holds(): Promise<{ status: string; reason: string | null; attempt: number; bound: number; max: number }[]>;
   budget(): Promise<{ spent: number; reserved: number; presumed: number }>;
 };
@@ -129,6 +134,7 @@ export async function scene(
   const lines: Line[] = [];
   const observed: Scene["observed"] = [];
   const checks: number[] = [];
+  const counted = { overHolds: 0 };
   const llm: Llm = {
     db: database.worker,
     log: pino({ level: "info" }, { write: (line: string) => lines.push(JSON.parse(line)) }),
@@ -141,6 +147,9 @@ export async function scene(
     observe: {
       budgetCheckSeconds: (seconds) => checks.push(seconds),
       call: (status, seconds, usage) => observed.push({ status, seconds, usage }),
+      overHold: () => {
+        counted.overHolds += 1;
+      },
     },
     ...options.llm,
   };
@@ -152,7 +161,7 @@ export async function scene(
     signal,
     ...options.attempt,
   };
-  return { llm, tenantId, attempt, provider, lines, observed, checks, ...ledger(tenantId) };
+  return { llm, tenantId, attempt, provider, lines, observed, checks, counted, ...ledger(tenantId) };
 }
 
 function ledger(tenantId: string): Pick<Scene, "holds" | "budget"> {

@@ -24,13 +24,19 @@ export type Runs = {
     code?: string | null,
     error?: string | null,
   ): Promise<Row>;
-  reap(maxRows?: number): Promise<number>;
+  /** What was reaped: the answer of `app.job_reap`. */
+  reap(maxRows?: number): Promise<Row[]>;
+  /** How many tokens were repaired. */
+  repair(maxRows?: number): Promise<number>;
   row(runId: string): Promise<Row>;
   /** Brings the moment at which a run may be claimed to now. */
   makeDue(runId: string): Promise<void>;
   /** Its worker was last heard of before its lease ended. */
   loseWorker(runId: string): Promise<void>;
-  /** The states that a run has been through; fails where one does not begin with what the one before it ended with. */
+  /**
+   * The states that a run has been through; fails where one does not begin with what the one before it ended
+   * with.
+   */
   history(runId: string): Promise<string[]>;
   /** The tokens of a run in the queue. */
   tokens(runId: string): Promise<Row[]>;
@@ -85,7 +91,9 @@ export function runsOf({ worker, superuser }: TestDatabase): Runs {
         error,
       ]),
     reap: async (maxRows = 500) =>
-      (await worker.pool.query("select app.job_reap($1) as n", [maxRows])).rows[0].n,
+      (await worker.pool.query("select * from app.job_reap($1)", [maxRows])).rows,
+    repair: async (maxRows = 500) =>
+      (await worker.pool.query("select app.tokens_repair($1) as n", [maxRows])).rows[0].n,
     row: async (runId) => (await rows("select * from app.job_runs where id = $1", [runId]))[0]!,
     async makeDue(runId) {
       await rows("update app.job_runs set available_at = clock_timestamp() where id = $1", [runId]);

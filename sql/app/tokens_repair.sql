@@ -1,6 +1,6 @@
 set local role holdfast_system;
 
-create or replace function app_private.tokens_repair(max_rows integer) returns integer
+create or replace function app.tokens_repair(max_rows integer default 500) returns integer
 language plpgsql
 security definer  -- sees all tenants
 set search_path = ''
@@ -37,10 +37,10 @@ begin
 end
 $$;
 
-comment on function app_private.tokens_repair is
-  'Queues the token of every run that has waited 15 s since it was due, among all tenants. A token that is still '
-  'queued replaces itself, so that losing one, or the whole queue, loses no run.';
+comment on function app.tokens_repair is
+  'Queues the token of every run that has waited 15 s since it was due, among all tenants. A token that is '
+  'still queued replaces itself, so that losing one, or the whole queue, loses no run. Answers how many.';
 
-grant execute on function app_private.tokens_repair to holdfast_system;
+grant execute on function app.tokens_repair to holdfast_worker, holdfast_ops;
 
 set local role holdfast_owner;
