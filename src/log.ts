@@ -6,6 +6,7 @@ import pretty from "pino-pretty";
 import type { Config } from "./config.ts";
 import { AppError, ERRORS } from "./errors.ts";
 
+/** A logger whose every line is redacted. */
 export type Log = pino.Logger;
 
 /**

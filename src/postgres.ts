@@ -40,6 +40,7 @@ export type EmbeddedServer = {
   stop(): Promise<void>;
 };
 
+/** Where the server lives, and how it is started. */
 export type PostgresOptions = {
   /** Made when it is not there: `data`, `run`, `postgres.log`, `postgres.port`, `holdfast.pid`. */
   directory: string;

@@ -17,6 +17,7 @@ export const Candidate = z.object({
   slots: z.array(word).max(32),
   remediation_codes: z.array(word).min(1).max(16),
 });
+/** A finding as `app.analysis_detect` offers it to a model: facts as text, and the slots that its words may use. */
 export type Candidate = z.infer<typeof Candidate>;
 
 /** The most that instructions, table and schema may be together, in bytes of JSON (and so in tokens). */

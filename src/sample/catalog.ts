@@ -1,5 +1,6 @@
 // The five sample tenants as data: who they are, what they run in which cloud, and what is wrong with their bills.
 
+/** The providers that the sample tenants are billed by. */
 export type ProviderKey = "aws" | "microsoft" | "google";
 
 /** How a provider writes itself, and its habits of writing null and time, which real exports show. */
@@ -12,6 +13,7 @@ export type Provider = {
   time: (iso: string) => string;
 };
 
+/** How each provider writes itself in an export. */
 export const PROVIDERS: Record<ProviderKey, Provider> = {
   aws: {
     name: "AWS",
@@ -63,6 +65,7 @@ function service(
   return { provider, name, category, code, resourceType, meter, unit, listPrice, discount, noise, weekend };
 }
 
+/** The services in the bills, with their FOCUS categories, units and list prices. */
 export const SERVICES = {
   ec2: service(
     "aws",
@@ -173,6 +176,7 @@ export const SERVICES = {
   ),
 } as const satisfies Record<string, Service>;
 
+/** FOCUS RegionName by RegionId. */
 export const REGION_NAMES: Record<string, string> = {
   "us-east-1": "US East (N. Virginia)",
   "us-west-2": "US West (Oregon)",
@@ -245,6 +249,7 @@ function workload(
   };
 }
 
+/** The five sample tenants, and what is planted in the bill of each. */
 export const PROFILES: readonly Profile[] = [
   {
     name: "Larkspur Robotics",

@@ -14,6 +14,7 @@ export type Truth = {
   untagged: { tagKey: string; amount: number; share: number }[];
 };
 
+/** Collects what was planted while a bill is made. */
 export class TruthTally {
   readonly #spikes: Truth["spikes"] = [];
   readonly #shifts = new Map<string, { place: SeriesPlace; fromDay: string; amounts: number[] }>();
