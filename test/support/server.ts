@@ -27,9 +27,32 @@ type Running = { administrator: pg.ClientConfig; host: string; port: number; sto
 
 /** Runs before all test files, in the process that starts them. */
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  const { administrator, host, port, stop } = await findServer();
+  const running = await findServer();
   const callsDirectory = mkdtempSync(join(tmpdir(), "holdfast-calls-"));
+  const end = async () => {
+    await rm(callsDirectory, { recursive: true });
+    await running.stop();
+  };
+  try {
+    await makeTemplate(running);
+  } catch (error) {
+    await end(); // or the server would outlive the run
+    throw error;
+  }
 
+  const { administrator, host, port } = running;
+  project.provide("server", { administrator, host, port, template: TEMPLATE, callsDirectory });
+  return async () => {
+    try {
+      await reportUncalled(inDatabase(administrator, TEMPLATE), callsDirectory);
+    } finally {
+      await end();
+    }
+  };
+}
+
+/** Every test file gets a clone of this database. */
+async function makeTemplate({ administrator, host, port }: Running): Promise<void> {
   const version = await withClient(administrator, async (client) => {
     await client.query(`drop database if exists ${TEMPLATE} with (force)`);
     return String((await client.query("show server_version")).rows[0].server_version);
@@ -42,16 +65,6 @@ export default async function setup(project: TestProject): Promise<() => Promise
   const adminUrl = `postgresql://holdfast_admin:${TEST_PASSWORD}@${host}:${port}/${TEMPLATE}`;
   await migrateDatabase(adminUrl, TEST_TICKET_KEY, createLog({ level: "warn" }), { withCurrent: true });
   console.info(`PostgreSQL ${version} on ${host}:${port}`);
-
-  project.provide("server", { administrator, host, port, template: TEMPLATE, callsDirectory });
-  return async () => {
-    try {
-      await reportUncalled(inDatabase(administrator, TEMPLATE), callsDirectory);
-    } finally {
-      await rm(callsDirectory, { recursive: true });
-      await stop();
-    }
-  };
 }
 
 async function findServer(): Promise<Running> {
