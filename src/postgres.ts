@@ -42,7 +42,7 @@ export type EmbeddedServer = {
 
 /** Where the server lives, and how it is started. */
 export type PostgresOptions = {
-  /** Made when it is not there: `data`, `run`, `postgres.log`, `postgres.port`, `holdfast.pid`. */
+  /** Made when it is not there: `data`, `run`, `postgres.log`, `postgres.port`, `holdfast.pid.<n>`. */
   directory: string;
   /** The wanted TCP port; when another program has it, a free one is taken. 0: any. */
   port: number;

@@ -4,7 +4,7 @@ import { once } from "node:events";
 import * as fs from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { pathToFileURL } from "node:url";
 import pg from "pg";
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
@@ -12,6 +12,7 @@ import { embeddedPackage, runAs, SHARED_FOLDER, serverAccount } from "../src/pos
 import { startOf } from "../src/postgres/lock.ts";
 import { socketFolder } from "../src/postgres/place.ts";
 import { type EmbeddedServer, type PostgresOptions, startPostgres } from "../src/postgres.ts";
+import { lockOf } from "./support/process.ts";
 
 const isRoot = process.getuid?.() === 0;
 /** We kill processes, not machines. */
@@ -179,7 +180,8 @@ describe("a running server", () => {
     const open = listing(directory).filter(
       (path) => !closed(path) && (fs.lstatSync(path).mode & 0o044) !== 0,
     );
-    expect(open).toEqual([join(directory, "holdfast.pid"), join(directory, "postgres.port")]);
+    const names = open.map((path) => basename(path).replace(/\.\d+$/, ""));
+    expect(names).toEqual(["holdfast.pid", "postgres.port"]);
     expect(fs.statSync(server.dataDirectory).mode & 0o077).toBe(0);
     for (const path of open) expect(fs.readFileSync(path, "utf8")).toMatch(/^[\d\sa-f-]+$/);
   });
@@ -230,7 +232,7 @@ describe("starting and stopping", () => {
     const pid = postmasterPid(directory);
     await Promise.all([server.stop(), server.stop()]);
     expect(startOf(pid)).toBeUndefined();
-    expect(fs.existsSync(join(directory, "holdfast.pid"))).toBe(false);
+    expect(lockOf(directory)).toBeUndefined();
 
     const again = await start({ directory });
     expect(again).toMatchObject({ reused: false, dataDirectory: server.dataDirectory });
@@ -333,11 +335,12 @@ describe("starting and stopping", () => {
 
   it("takes over the lock of a process that has ended, and a damaged one", async () => {
     const directory = newCluster();
-    fs.writeFileSync(join(directory, "holdfast.pid"), `${process.pid} 1 another boot\n`);
+    fs.writeFileSync(join(directory, "holdfast.pid.7"), `${process.pid} 1 another boot\n`);
     await (await start({ directory })).stop();
-    fs.writeFileSync(join(directory, "holdfast.pid"), "");
+    expect(lockOf(directory)).toBeUndefined();
+    fs.writeFileSync(join(directory, "holdfast.pid.8"), "");
     await start({ directory });
-    expect(fs.readFileSync(join(directory, "holdfast.pid"), "utf8")).toContain(`${process.pid} `);
+    expect(lockOf(directory)).toContain(`${process.pid} `);
   });
 
   it("gives a stale lock to one of many who want it at the same moment", async () => {
@@ -345,7 +348,7 @@ describe("starting and stopping", () => {
     const rounds = Array.from({ length: 30 }, (_, round) => join(base, `${round}`));
     for (const folder of rounds) {
       fs.mkdirSync(folder);
-      fs.writeFileSync(join(folder, "holdfast.pid"), "999999 1 another boot\n");
+      fs.writeFileSync(join(folder, "holdfast.pid.1"), "999999 1 another boot\n");
     }
     const source = pathToFileURL(join(import.meta.dirname, "../src/postgres/lock.ts"));
     const script = `

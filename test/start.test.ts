@@ -18,6 +18,7 @@ import {
   type Ended,
   endProcesses,
   lives,
+  lockOf,
   logLines,
   look,
   newDirectory,
@@ -161,7 +162,7 @@ describe("the first start", { timeout: ROUND_MS }, () => {
 
   it("leaves no server, no lock and no sample files behind", () => {
     expect(lives(postmasterPid(directory))).toBe(false);
-    expect(fs.existsSync(join(directory, "holdfast.pid"))).toBe(false);
+    expect(lockOf(directory)).toBeUndefined();
     expect(fs.existsSync(join(directory, "sample"))).toBe(false);
   });
 
@@ -363,7 +364,7 @@ describe("serving", { timeout: ROUND_MS }, () => {
     const { code, stderr } = await system.ended;
     expect({ code, server: lives(postmaster) }, stderr.slice(-2_000)).toEqual({ code: 0, server: false });
     expect(performance.now() - since).toBeLessThan(20_000);
-    expect(fs.existsSync(join(directory, "holdfast.pid"))).toBe(false);
+    expect(lockOf(directory)).toBeUndefined();
   });
 
   it("ends in order on SIGTERM sent to npm, also when its server was killed under it", async () => {
@@ -375,7 +376,7 @@ describe("serving", { timeout: ROUND_MS }, () => {
     process.kill(system.pid, "SIGTERM");
     const { code, stderr } = await system.ended;
     expect(code, stderr.slice(-2_000)).toBe(0);
-    expect(fs.existsSync(join(directory, "holdfast.pid"))).toBe(false);
+    expect(lockOf(directory)).toBeUndefined();
   });
 
   it("ends in order when nobody reads what it prints", async () => {
@@ -385,7 +386,7 @@ describe("serving", { timeout: ROUND_MS }, () => {
     const postmaster = postmasterPid(directory);
     const { stderr } = await system.ended;
     expect(lives(postmaster), stderr.slice(-2_000)).toBe(false);
-    expect(fs.existsSync(join(directory, "holdfast.pid"))).toBe(false);
+    expect(lockOf(directory)).toBeUndefined();
   });
 });
 

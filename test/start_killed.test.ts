@@ -13,6 +13,7 @@ import {
   cleanUp,
   endProcesses,
   lives,
+  lockOf,
   look,
   newDirectory,
   postmasterPid,
@@ -70,7 +71,7 @@ describe("a first start that is killed again and again", { timeout: ROUND_MS }, 
     const { code, stdout, stderr } = await system.ended;
     expect({ code, stdout }, stderr).toEqual({ code: 130, stdout: "" });
     expect(lives(postmasterPid(directory))).toBe(false);
-    expect(fs.existsSync(join(directory, "holdfast.pid"))).toBe(false);
+    expect(lockOf(directory)).toBeUndefined();
   });
 
   it("while the database is made and migrated", async () => {

@@ -22,46 +22,67 @@ export function startOf(pid: number): string | undefined {
 }
 
 /**
- * Takes `<directory>/holdfast.pid` for this process and gives what releases it. A lock whose process has
- * ended, by `kill -9` for one, is taken over. Throws `already_running` while the other one lives.
+ * Takes the lock of a folder for this process and gives what releases it. A lock whose process has ended, by `kill -9`
+ * for one, is taken over. Throws `already_running` while the other one lives.
+ *
+ * The lock is the file `holdfast.pid.<n>` with the highest n. It is never moved or removed while it is the highest: who
+ * finds it stale makes the next one, by a link, which fails where the name exists. So of many exactly one wins, however
+ * long any of them pauses between two steps; who makes one that is no longer the next finds a higher, and backs out.
  */
 export function lockDirectory(directory: string): () => void {
-  const path = join(directory, "holdfast.pid");
-  const draft = `${path}.${process.pid}`;
-  const mine = `${process.pid} ${startOf(process.pid)} ${bootId()}\n`;
-  fs.writeFileSync(draft, mine, { mode: 0o644 });
+  const draft = join(directory, `holdfast.pid.draft-${process.pid}`);
+  fs.writeFileSync(draft, `${process.pid} ${startOf(process.pid)} ${bootId()}\n`, { mode: 0o644 });
   try {
-    // A link fails where the name exists: whole or not at all, and once.
-    while (!linked(draft, path)) setAsideIfStale(path, directory);
+    for (;;) {
+      const last = generations(directory).at(-1) ?? 0;
+      refuseIfHeld(directory, last);
+      if (!linked(draft, lockFile(directory, last + 1))) continue;
+      const [highest, ...lower] = generations(directory).reverse();
+      if (highest === last + 1) {
+        for (const each of lower) fs.rmSync(lockFile(directory, each), { force: true });
+        return () => release(directory, last + 1);
+      }
+      fs.rmSync(lockFile(directory, last + 1), { force: true });
+    }
   } finally {
     fs.rmSync(draft, { force: true });
   }
-  return () => {
-    if (read(path) === mine) fs.rmSync(path, { force: true });
-  };
 }
 
-function setAsideIfStale(path: string, directory: string): void {
-  const found = read(path);
-  if (found === undefined) return;
-  const [pid, start, boot] = found.trim().split(" ");
-  if (boot === bootId() && start === startOf(Number(pid))) {
-    throw new AppError("already_running", {
-      message: `holdfast is already running in ${directory}, as process ${pid}`,
-      hint: `Use that one, stop it (kill ${pid}), or set HOLDFAST_DIR to another folder for a second one.`,
-      detail: { directory, pid: Number(pid) },
-    });
+function lockFile(directory: string, generation: number): string {
+  return join(directory, `holdfast.pid.${generation}`);
+}
+
+function generations(directory: string): number[] {
+  const found = fs.readdirSync(directory).map((name) => /^holdfast\.pid\.(\d{1,15})$/.exec(name)?.[1]);
+  return found
+    .flatMap((generation) => (generation === undefined ? [] : [Number(generation)]))
+    .sort((a, b) => a - b);
+}
+
+function refuseIfHeld(directory: string, generation: number): void {
+  const [pid, start, boot] = (read(lockFile(directory, generation)) ?? "").trim().split(" ");
+  if (start === undefined || boot !== bootId() || start !== startOf(Number(pid))) return;
+  throw new AppError("already_running", {
+    message: `holdfast is already running in ${directory}, as process ${pid}`,
+    hint: `Use that one, stop it (kill ${pid}), or set HOLDFAST_DIR to another folder for a second one.`,
+    detail: { directory, pid: Number(pid) },
+  });
+}
+
+/**
+ * The first one goes without a trace: who paused before it was made can only make the same one. A later one stays, as the
+ * highest, and says that nobody holds it.
+ */
+function release(directory: string, generation: number): void {
+  const path = lockFile(directory, generation);
+  if (generation === 1 || read(path) === undefined) {
+    fs.rmSync(path, { force: true }); // or it went with its folder
+    return;
   }
-  const aside = `${path}.${process.pid}.stale`;
-  try {
-    fs.renameSync(path, aside);
-  } catch (error) {
-    if (isAbsent(error)) return;
-    throw error;
-  }
-  // Another process may have taken the stale lock over since we read it: then this is its own, and goes back.
-  if (read(aside) !== found) linked(aside, path);
-  fs.rmSync(aside, { force: true });
+  const draft = join(directory, `holdfast.pid.free-${process.pid}`);
+  fs.writeFileSync(draft, "free\n", { mode: 0o644 });
+  fs.renameSync(draft, path);
 }
 
 function linked(from: string, to: string): boolean {

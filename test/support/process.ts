@@ -201,3 +201,16 @@ function killGroup(pid: number): void {
     if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
   }
 }
+
+/** Whose lock a folder is under, as it is written there; undefined when it is free. */
+export function lockOf(directory: string): string | undefined {
+  const generations = fs
+    .readdirSync(directory)
+    .flatMap((name) => /^holdfast\.pid\.(\d+)$/.exec(name)?.[1] ?? []);
+  if (generations.length === 0) return undefined;
+  const text = fs.readFileSync(
+    join(directory, `holdfast.pid.${Math.max(...generations.map(Number))}`),
+    "utf8",
+  );
+  return text === "free\n" ? undefined : text;
+}
