@@ -9,6 +9,7 @@
 --!include app_private/ticket_keys.sql
 --!include app_private/seal_secret.sql
 --!include app_private/ticket_tenant.sql
+--!include app_private/ticket_make.sql
 --!include app_private/seal.sql
 --!include app_private/current_tenant_id.sql
 --!include app_private/require.sql
@@ -25,6 +26,7 @@
 --!include app/tenants.sql
 --!include app/enter.sql
 --!include app/ticket_check.sql
+--!include app/ticket_binding.sql
 --!include app/tenant_find.sql
 --!include app/events.sql
 --!include app_private/event_add.sql
@@ -140,6 +142,12 @@
 --!include ops/audit_log.sql
 --!include ops/tenants.sql
 --!include ops/tenant_add.sql
+--!include ops/become.sql
+--!include ops/enter.sql
+--!include app_private/ticket_key_missing.sql
+--!include ops/ticket_keys.sql
+--!include ops/ticket_key_set.sql
+--!include ops/ticket_key_retire.sql
 --!include ops/budget_set.sql
 --!include ops/llm_price_set.sql
 --!include ops/llm_write_off.sql
@@ -155,6 +163,8 @@
 --!include ops/llm_calls.sql
 --!include ops/help.sql
 --!include app_private/lint_isolation.sql
+--!include app_private/lint_rights.sql
+--!include app_private/lint_reach.sql
 --!include app_private/lint_functions.sql
 --!include app_private/lint_names.sql
 --!include app_private/lint.sql

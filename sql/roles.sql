@@ -12,8 +12,9 @@ begin
       ('holdfast_tenant',  'nologin',           'Selects under row security, inside a transaction that entered.'),
       ('holdfast_admin',   'login noinherit',   'Migrates, with options=-c role=holdfast_owner.'),
       ('holdfast_service', 'login noinherit',
-       'The HTTP endpoint: executes contract functions, has no right on a table.'),
-      ('holdfast_worker',  'login noinherit',   'The worker: executes contract functions, has no right on a table.'),
+       'The HTTP endpoint: executes contract functions with a ticket, and nothing that sees another tenant.'),
+      ('holdfast_worker',  'login noinherit',
+       'The worker: executes contract functions, those for all tenants too. Never becomes a tenant.'),
       ('holdfast_ops',     'login noinherit',   'People in psql: the schema ops.'),
       ('holdfast_metrics', 'nologin',           'Reads the metric views alone.')
     ) as r (name, attributes, meaning)
@@ -24,22 +25,35 @@ begin
     execute pg_catalog.format('comment on role %I is %L', v_role.name, v_role.meaning);
   end loop;
 
-  -- For the login alone: "in database" would be lost in a clone, and enter() turns it on for its transaction.
-  for v_role in select * from (values ('holdfast_service'), ('holdfast_worker')) as r (name)
+  -- For the login itself: "in database" would be lost in a clone, and a pooler refuses what a client asks for.
+  for v_role in
+    select r.name, s.setting, s.value
+    from (values ('holdfast_service'), ('holdfast_worker')) as r (name)
+    cross join (values
+      ('row_security', 'off'),                          -- until app.enter turns it on for its transaction
+      ('statement_timeout', '15s'),
+      ('idle_in_transaction_session_timeout', '15s'),
+      ('client_connection_check_interval', '1s')
+    ) as s (setting, value)
   loop
-    execute pg_catalog.format('alter role %I set row_security = off', v_role.name);
-    execute pg_catalog.format('alter role %I set client_connection_check_interval = %L', v_role.name, '1s');
+    execute pg_catalog.format('alter role %I set %I = %L', v_role.name, v_role.setting, v_role.value);
   end loop;
 end
 $$;
 
 grant holdfast_system to holdfast_owner;
 grant holdfast_owner  to holdfast_admin;
-grant holdfast_tenant to holdfast_service, holdfast_worker;
+-- Whoever may become a tenant may run SQL that is not ours, and go back from there to what it was: so the worker,
+-- which reaches all tenants, may not. People in psql may: they see all tenants anyhow.
+grant holdfast_tenant to holdfast_service, holdfast_ops;
 
 -- Who makes the database for holdfast_owner must be a member of it; a superuser need not be.
 do $$
 begin
+  -- It was a member in the first version.
+  if pg_catalog.pg_has_role('holdfast_worker', 'holdfast_tenant', 'member') then
+    revoke holdfast_tenant from holdfast_worker;
+  end if;
   if not (select r.rolsuper from pg_catalog.pg_roles as r where r.rolname = current_user) then
     execute pg_catalog.format('grant holdfast_owner to %I', current_user);
   end if;

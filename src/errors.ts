@@ -4,6 +4,8 @@ import pg from "pg";
 /** What the shell and the database refuse with: fixed name → SQLSTATE (where SQL raises it) and HTTP status. */
 export const ERRORS = {
   rls_enforcement_failed: { sqlstate: "RL101", status: 500 },
+  ticket_key_not_found: { sqlstate: "TK101", status: 404 },
+  ticket_key_last: { sqlstate: "TK201", status: 409 },
   tenant_not_found: { sqlstate: "TN101", status: 404 },
   tenant_name_taken: { sqlstate: "TN102", status: 409 },
   tenant_invalid: { sqlstate: "TN103", status: 400 },

@@ -120,8 +120,8 @@ describe("a difference is seen, and named", () => {
     ["comment on column app.tiers.rank is 'First.'", [/^column app.tiers.rank: sql\/ says ".*First\."/]],
     ["comment on function app.enter is 'Enters.'", [/^function app.enter\(uuid,text\): .*Enters\./]],
     [
-      "grant execute on function app.enter to holdfast_ops",
-      [/^function app.enter\(uuid,text\): .*holdfast_ops=X/],
+      "grant execute on function app.enter to holdfast_metrics",
+      [/^function app.enter\(uuid,text\): .*holdfast_metrics=X/],
     ],
     ["grant select on app.tiers to holdfast_ops", [/^relation app.tiers: /]],
     ["grant update (rank) on app.tiers to holdfast_ops", [/^column app.tiers.rank: .*holdfast_ops=w/]],

@@ -15,7 +15,7 @@ const files = new Map(
 );
 
 /** Of the cluster, of the queue's schema, and the list itself: all that is not in the list. */
-const OUTSIDE = ["index.sql", "roles.sql", "worker_grants.sql"];
+const OUTSIDE = ["index.sql", "roles.sql", "superuser.sql", "worker_grants.sql"];
 /** What sets the ground or runs a function, and so makes no object of its name. */
 const WITHOUT_OBJECT = ["app_private/schema.sql", "app_private/partitions_now.sql"];
 const WIDEST = 110;

@@ -33,4 +33,4 @@ comment on function app.enter is
   'Verifies the ticket and makes the tenant the one of this transaction. Raises RL101 for a ticket that is malformed, '
   'forged, expired or of another tenant, for a second tenant, and for a tenant that is not active.';
 
-grant execute on function app.enter to holdfast_service, holdfast_worker, holdfast_tenant;
+grant execute on function app.enter to holdfast_service, holdfast_worker, holdfast_tenant, holdfast_ops;

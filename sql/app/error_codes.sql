@@ -3,6 +3,8 @@ select e.sqlstate, e.name, e.http_status, e.meaning
 from (values
   ('RL101', 'rls_enforcement_failed', 500,
    'No tenant was entered, or the ticket does not open it. Nothing was read or changed.'),
+  ('TK101', 'ticket_key_not_found',   404, 'No ticket key has that number.'),
+  ('TK201', 'ticket_key_last',        409, 'It is the last ticket key in use: without it, nobody could enter.'),
   ('TN101', 'tenant_not_found',       404, 'No tenant has that name or id.'),
   ('TN102', 'tenant_name_taken',      409, 'Another tenant has that name.'),
   ('TN103', 'tenant_invalid',         400, 'A name, tier or time zone is not one that a tenant may have.'),

@@ -24,6 +24,6 @@ $$;
 
 comment on function app.tenant_find is 'The id of the tenant with that name, among all tenants. Raises TN101.';
 
-grant execute on function app.tenant_find to holdfast_ops, holdfast_worker;
+grant execute on function app.tenant_find to holdfast_ops, holdfast_worker, holdfast_owner;
 
 set local role holdfast_owner;

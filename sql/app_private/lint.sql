@@ -1,6 +1,10 @@
 create or replace view app_private.lint as
 select l.rule, l.object from app_private.lint_isolation as l
 union all
+select l.rule, l.object from app_private.lint_rights as l
+union all
+select l.rule, l.object from app_private.lint_reach as l
+union all
 select l.rule, l.object from app_private.lint_functions as l
 union all
 select l.rule, l.object from app_private.lint_names as l

@@ -27,6 +27,18 @@ where (p.polname::text, p.polcmd, p.polpermissive, x.roles, x.qual, x.with_check
   and (p.polname::text, p.polcmd, p.polpermissive, x.roles, x.qual, x.with_check) is distinct from
     ('system_all', '*', true, array['holdfast_system'], 'true', null)
 union all
+select 'table_without_tenant', c.oid::regclass::text
+from pg_catalog.pg_class as c
+where c.relnamespace = 'app'::regnamespace
+  and c.relkind in ('r', 'p')
+  and c.oid not in (select t.oid from tenant_tables as t)
+  and c.relname not in ('tiers', 'schedules', 'llm_prices', 'job_kinds', 'job_run_transitions')
+union all
+-- A number that all tenants draw from tells each how busy the others are.
+select 'sequence_shared', c.oid::regclass::text
+from pg_catalog.pg_class as c
+where c.relnamespace = 'app'::regnamespace and c.relkind = 'S'
+union all
 select 'unique_key_without_tenant', i.indexrelid::regclass::text
 from pg_catalog.pg_index as i
 join tenant_tables as t on t.oid = i.indrelid
@@ -45,23 +57,6 @@ union all
 select 'foreign_key_to_hot_counter', k.conrelid::regclass::text || ' ' || k.conname
 from pg_catalog.pg_constraint as k
 where k.contype = 'f' and k.confrelid = 'app.llm_budget_periods'::regclass
-union all
--- The logins may touch no table, the tenant role may only select, and nobody may what everybody may.
-select 'grant_unexpected',
-       c.oid::regclass::text || ' ' || coalesce(r.rolname, 'public') || ' ' || x.privilege_type
-from pg_catalog.pg_class as c
-join pg_catalog.pg_namespace as n on n.oid = c.relnamespace and n.nspname in ('app', 'app_private', 'ops')
-cross join lateral (
-  select a.grantee, a.privilege_type from pg_catalog.aclexplode(c.relacl) as a
-  union
-  select a.grantee, a.privilege_type
-  from pg_catalog.pg_attribute as t cross join lateral pg_catalog.aclexplode(t.attacl) as a
-  where t.attrelid = c.oid) as x
-left join pg_catalog.pg_roles as r on r.oid = x.grantee
-where x.grantee = 0
-  or (r.rolname in ('holdfast_service', 'holdfast_worker')
-    and (c.oid, x.privilege_type) <> ('app.error_codes'::regclass, 'SELECT'))
-  or (r.rolname = 'holdfast_tenant' and (x.privilege_type <> 'SELECT' or c.relispartition))
 union all
 -- Row security binds an owner only while it is forced, and a superuser never.
 select 'owner_unexpected', c.oid::regclass::text || ' ' || pg_catalog.pg_get_userbyid(c.relowner)
@@ -83,14 +78,7 @@ cross join lateral pg_catalog.aclexplode(c.relacl) as x
 where c.relkind in ('v', 'm')
   and pg_catalog.pg_get_userbyid(x.grantee) = 'holdfast_tenant'
   and c.oid <> 'app.error_codes'::regclass
-  and not coalesce(c.reloptions @> '{security_invoker=true,security_barrier=true}', false)
-union all
--- Without a list of rights, everybody has those that PostgreSQL gives by default.
-select 'database_open_to_public', d.datname || ' ' || x.privilege_type
-from pg_catalog.pg_database as d
-cross join lateral pg_catalog.aclexplode(
-  coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) as x
-where d.datname = current_database() and x.grantee = 0;
+  and not coalesce(c.reloptions @> '{security_invoker=true,security_barrier=true}', false);
 
 comment on view app_private.lint_isolation is
-  'Tables, keys, policies, grants and views that weaken tenant isolation, and a database that everybody may enter.';
+  'Tables, keys, policies, owners and views that weaken tenant isolation.';

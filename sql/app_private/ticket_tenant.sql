@@ -4,8 +4,9 @@ stable
 set search_path = ''
 as $$
 declare
-  v_part text[] := pg_catalog.string_to_array(ticket, '.');
-  v_mac  bytea;
+  v_part    text[] := pg_catalog.string_to_array(ticket, '.');
+  v_mac     bytea;
+  v_binding text;
 begin
   if ticket is null
     or ticket !~
@@ -15,8 +16,8 @@ begin
   end if;
 
   select pg_catalog.sha256(k.opad || pg_catalog.sha256(
-           k.ipad || pg_catalog.convert_to(pg_catalog.left(ticket, -65), 'UTF8')))
-  into v_mac
+           k.ipad || pg_catalog.convert_to(pg_catalog.left(ticket, -65), 'UTF8'))), k.binding
+  into v_mac, v_binding
   from app_private.ticket_keys as k
   where k.kid = v_part[2]::integer
     and (k.not_after is null or k.not_after > pg_catalog.now());
@@ -26,6 +27,9 @@ begin
     or v_part[4] not in ('0', pg_catalog.pg_backend_pid()::text)
   then
     perform app_private.refuse('the ticket is not valid');
+  end if;
+  if v_part[4] = '0' and v_binding <> 'none' then
+    perform app_private.refuse('the ticket names no backend, and its key wants one');
   end if;
   -- Told apart, so that a clock that is wrong does not look like a forgery. A forger never gets this far.
   if pg_catalog.to_timestamp(v_part[5]::bigint) < pg_catalog.clock_timestamp() then

@@ -110,7 +110,10 @@ describe("a ticket of its own", () => {
       Buffer.concat([secret, Buffer.alloc(32)]).map((byte) => byte ^ pad),
     );
     const ticket = mintTicket({ kid: 7, secret }, mine, 0);
-    await database.superuser.query("insert into app_private.ticket_keys values (7, $1, $2)", [ipad, opad]);
+    await database.superuser.query(
+      "insert into app_private.ticket_keys (kid, ipad, opad, binding) values (7, $1, $2, 'none')",
+      [ipad, opad],
+    );
     await rolledBack(database.service.pool, (client) => enter(client, mine, ticket));
     await rolledBack(database.service.pool, (client) => enter(client, mine, database.ticket(mine)));
 

@@ -254,14 +254,14 @@ describe("the logins of the shell", () => {
 
   const forAll = ["app.enter", "app_private.current_tenant_id", "app_private.require"];
   test.each([
-    ["holdfast_service", ["app.enter", "app.migration_applied", "app.ticket_check"]],
+    ["holdfast_service", ["app.enter", "app.migration_applied", "app.ticket_binding", "app.ticket_check"]],
     ["holdfast_tenant", forAll],
     [
       "holdfast_worker",
       [
         ...["app.cost_import_sweep", "app.enter", "app.job_reap", "app.llm_check", "app.llm_expire"],
         ...["app.maintain", "app.migration_applied", "app.schedule_tick", "app.tenant_find"],
-        ...["app.ticket_check", "app.tokens_repair"],
+        ...["app.ticket_binding", "app.ticket_check", "app.tokens_repair"],
       ],
     ],
     ["holdfast_metrics", []],

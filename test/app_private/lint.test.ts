@@ -73,6 +73,20 @@ const faults: Record<string, [fault: string, ...objects: string[]][]> = {
       "app.findings also",
     ],
   ],
+  table_without_tenant: [
+    [
+      `create table app.things (id uuid not null, constraint things_pkey primary key (id));
+       comment on table app.things is 'Things.'; comment on column app.things.id is 'Which.'`,
+      "app.things",
+    ],
+  ],
+  sequence_shared: [
+    ["create sequence app.things_seq", "app.things_seq"],
+    [
+      `${table({ columns: ", number bigint generated always as identity" })} comment on column app.things.number is 'Which.'`,
+      "app.things_number_seq",
+    ],
+  ],
   unique_key_without_tenant: [
     ["create unique index findings_id_idx on app.findings (id)", "app.findings_id_idx"],
     ["alter table app.findings add constraint findings_once unique (id, tenant_id)", "app.findings_once"],
@@ -106,9 +120,12 @@ const faults: Record<string, [fault: string, ...objects: string[]][]> = {
     ["grant update (headline) on app.findings to holdfast_tenant", "app.findings holdfast_tenant UPDATE"],
     ["grant trigger on app.findings to holdfast_tenant", "app.findings holdfast_tenant TRIGGER"],
     [
-      "create sequence app.things_seq; grant usage on sequence app.things_seq to holdfast_worker",
-      "app.things_seq holdfast_worker USAGE",
+      "create sequence ops.things_seq; grant usage on sequence ops.things_seq to holdfast_worker",
+      "ops.things_seq holdfast_worker USAGE",
     ],
+    ["grant truncate on app.findings to holdfast_system", "app.findings holdfast_system TRUNCATE"],
+    ["grant references on app.tenants to holdfast_system", "app.tenants holdfast_system REFERENCES"],
+    ["grant update on app.tiers to holdfast_ops", "app.tiers holdfast_ops UPDATE"],
     [
       `call app_private.partition_add('app.events', '2050-01-01'); grant select on app.events_y2050m01 to holdfast_tenant`,
       "app.events_y2050m01 holdfast_tenant SELECT",
@@ -134,6 +151,44 @@ const faults: Record<string, [fault: string, ...objects: string[]][]> = {
       "app.things_kept",
     ],
   ],
+  schema_open: [
+    ["grant usage on schema app to public", "app public USAGE"],
+    ["grant create on schema ops to holdfast_ops", "ops holdfast_ops CREATE"],
+  ],
+  published_secret: [
+    [`${SUPERUSER} create publication everything for all tables`, "everything all tables"],
+    [
+      `${SUPERUSER} create publication secrets for table app.tiers, app_private.ticket_keys`,
+      "secrets app_private.ticket_keys",
+    ],
+    [
+      `${SUPERUSER} create publication secrets for tables in schema app_private`,
+      "secrets app_private.seal_secret",
+      "secrets app_private.ticket_keys",
+    ],
+  ],
+  reach_beyond_ticket: [
+    ["grant execute on function app.maintain to holdfast_service", "holdfast_service app.maintain(integer)"],
+    [
+      "grant execute on function app_private.seal to holdfast_tenant",
+      "holdfast_tenant app_private.seal(text)",
+    ],
+    [
+      "create schema extra; grant usage on schema extra to holdfast_service; create table extra.jobs (); grant insert on extra.jobs to holdfast_service",
+      "holdfast_service extra.jobs",
+    ],
+    [
+      "create schema extra; grant usage on schema extra to holdfast_tenant; create view extra.things as select 1 as one; grant select on extra.things to holdfast_tenant",
+      "holdfast_tenant extra.things",
+    ],
+    [
+      `${SUPERUSER} grant pg_monitor to holdfast_service`,
+      "holdfast_service is a member of pg_monitor",
+      "holdfast_service is a member of pg_read_all_settings",
+      "holdfast_service is a member of pg_read_all_stats",
+      "holdfast_service is a member of pg_stat_scan_tables",
+    ],
+  ],
   database_open_to_public: [
     [`grant connect on database ${database.name} to public`, `${database.name} CONNECT`],
     [`grant temporary on database ${database.name} to public`, `${database.name} TEMPORARY`],
@@ -152,6 +207,8 @@ const faults: Record<string, [fault: string, ...objects: string[]][]> = {
   immutable_reads_the_tenant: [
     [internal(`immutable ${BOTH}`, "select current_setting('app.tenant')", "text"), THING],
     [internal(`immutable ${BOTH}`, "select app_private.current_tenant_id()", "uuid"), THING],
+    [internal(`immutable ${BOTH}`, "select current_setting('app.tenant') = ''", "boolean"), THING],
+    ["alter function app_private.current_tenant_id immutable", "app_private.current_tenant_id()"],
   ],
   tenant_not_parallel_restricted: [
     ["alter function app_private.require parallel safe", "app_private.require()"],
@@ -178,14 +235,15 @@ const faults: Record<string, [fault: string, ...objects: string[]][]> = {
     ],
   ],
   system_function_unmarked: [
-    [`${SYSTEM} ${internal(`security definer ${BOTH}`)}`, THING],
-    [`${SYSTEM} ${internal(`security definer ${BOTH} set row_security = off`)}`, THING],
-    [
-      `${SYSTEM} ${internal(`security definer ${BOTH} set row_security = on`)}
-       comment on function app_private.thing is 'Sees many.'`,
-      THING,
-    ],
+    [`${SYSTEM} alter function app.tenant_find reset row_security`, "app.tenant_find(text)"],
+    [`${SYSTEM} alter function app.tenant_find set row_security = off`, "app.tenant_find(text)"],
+    [`${SYSTEM} comment on function app.tenant_find is 'Sees many.'`, "app.tenant_find(text)"],
   ],
+  system_function_unlisted: [
+    [`${SYSTEM} ${internal(`security definer ${BOTH} set row_security = on`)}`, THING],
+    ["alter function app_private.usd owner to holdfast_system", "app_private.usd(numeric)"],
+  ],
+  function_leakproof: [[`${internal(BOTH)} reset role; alter function app_private.thing leakproof`, THING]],
   function_for_everybody: [
     [`${internal(BOTH)} grant execute on function app_private.thing to public`, THING],
     [`alter default privileges grant execute on functions to public; ${contract()}`, DO],
@@ -252,8 +310,6 @@ test("nothing is reported of the schema as it is", async () => {
 
 test("nothing is reported of a table and a function that keep the rules", async () => {
   expect(await lintAfter(table() + contract() + internal(`${BOTH} immutable`))).toEqual([]);
-  const marked = internal(`security definer ${BOTH} set row_security = on`);
-  expect(await lintAfter(`${SYSTEM} ${marked}`)).toEqual([]);
 });
 
 test("every rule of the lint has a fault planted here", () => {
