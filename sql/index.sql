@@ -14,6 +14,7 @@
 --!include app_private/current_tenant_id.sql
 --!include app_private/require.sql
 --!include app_private/isolate.sql
+--!include app_private/fence.sql
 --!include app_private/force_off.sql
 --!include app_private/force_on.sql
 --!include app_private/partition_add.sql
@@ -39,6 +40,8 @@
 --!include app/cost_periods.sql
 --!include app/cost_lines_current.sql
 --!include app/cost_daily_current.sql
+--!include tenant/cost_lines_current.sql
+--!include tenant/cost_daily_current.sql
 --!include app_private/cost_line_flags.sql
 --!include app_private/doubtful_flags.sql
 --!include app_private/cost_import_open.sql
@@ -164,10 +167,27 @@
 --!include ops/help.sql
 --!include app_private/lint_isolation.sql
 --!include app_private/lint_rights.sql
+--!include app_private/doctor_exposed.sql
 --!include app_private/lint_reach.sql
 --!include app_private/lint_functions.sql
 --!include app_private/lint_names.sql
 --!include app_private/lint.sql
+--!include app_private/doctor_role_settings.sql
+--!include app_private/doctor_checks.sql
+--!include app_private/doctor_server.sql
+--!include app_private/doctor_roles.sql
+--!include app_private/doctor_memberships.sql
+--!include app_private/doctor_settings.sql
+--!include app_private/doctor_owners.sql
+--!include app_private/doctor_isolation.sql
+--!include app_private/doctor_rights.sql
+--!include app_private/doctor_places.sql
+--!include app_private/doctor_function_groups.sql
+--!include app_private/doctor_functions.sql
+--!include app_private/doctor_languages.sql
+--!include app_private/doctor_extensions.sql
+--!include app_private/doctor_upkeep.sql
+--!include ops/doctor.sql
 --!include app_private/schema_snapshot.sql
 
 -- The partitions of this month and the next ones.

@@ -2,27 +2,32 @@
 import pg from "pg";
 import type { z } from "zod";
 import { AppError, translate } from "./errors.ts";
-import { mintTicket, type TicketKey } from "./tickets.ts";
+import { mintTicket, STATEMENT_MS, type TicketBinding, type TicketKey } from "./tickets.ts";
 
 export type { TicketKey };
 
 /** Where calls go, and the key that mints their tickets. */
-export type Db = { pool: pg.Pool; ticketKey: TicketKey };
+export type Db = {
+  pool: pg.Pool;
+  ticketKey: TicketKey;
+  /** What the database says that tickets of the key must name, learned once at the start; unsaid, the backend. */
+  ticketBinding?: TicketBinding | undefined;
+  /** Told of every `rls_enforcement_failed`, once each, in whatever part of the program it ends. */
+  onRlsRefusal?: (() => void) | undefined;
+};
 
 /** `timeoutMs` bounds each statement in the server; `signal` gives up waiting and destroys the connection. */
 export type CallOptions = { signal?: AbortSignal | undefined; timeoutMs?: number | undefined };
 
-const STATEMENT_TIMEOUT_MS = 15_000;
+/** How long a connection that was refused something may take to be cleaned, before it is destroyed instead. */
+const CLEANING_MS = 2_000;
 
-/** A pool whose every wait is bounded: 5 s for a connection, 15 s for a statement, 15 s idle inside a transaction. */
+/**
+ * A pool whose every wait is bounded: 5 s for a connection here, and for statements and idle transactions 15 s by the
+ * settings of its login (sql/roles.sql). It asks nothing of the server at its start, for a transaction pooler refuses.
+ */
 export function createPool(config: pg.PoolConfig & { application_name: string }): pg.Pool {
-  const pool = new pg.Pool({
-    connectionTimeoutMillis: 5_000,
-    idleTimeoutMillis: 30_000,
-    statement_timeout: STATEMENT_TIMEOUT_MS,
-    idle_in_transaction_session_timeout: STATEMENT_TIMEOUT_MS,
-    ...config,
-  });
+  const pool = new pg.Pool({ connectionTimeoutMillis: 5_000, idleTimeoutMillis: 30_000, ...config });
   // A connection that dies while idle is replaced at the next call; without a listener Node would exit.
   pool.on("error", () => {});
   pool.on("connect", (client) => client.on("error", () => {}));
@@ -41,8 +46,10 @@ export async function call<T>(
   row: z.ZodType<T>,
   options: CallOptions = {},
 ): Promise<T[]> {
-  return lend(db.pool, options, async (client) => {
-    const ticket = mintTicket(db.ticketKey, tenantId, backendPid(client));
+  return lend(db, options, async (client) => {
+    const pid = db.ticketBinding === "none" ? 0 : backendPid(client);
+    const deadline = Date.now() + (options.timeoutMs ?? STATEMENT_MS);
+    const ticket = mintTicket(db.ticketKey, tenantId, pid, deadline);
     const result = await query(client, text, [tenantId, ticket, ...values], options);
     return result.rows.map((each) => row.parse(each));
   });
@@ -50,13 +57,13 @@ export async function call<T>(
 
 /** Calls a function that sees all tenants and so takes no ticket. */
 export async function systemCall<T>(
-  db: { pool: pg.Pool },
+  db: Pick<Db, "pool" | "onRlsRefusal">,
   text: string,
   values: unknown[],
   row: z.ZodType<T>,
   options: CallOptions = {},
 ): Promise<T[]> {
-  return lend(db.pool, options, async (client) => {
+  return lend(db, options, async (client) => {
     const result = await query(client, text, values, options);
     return result.rows.map((each) => row.parse(each));
   });
@@ -82,10 +89,11 @@ async function query(
 
 /**
  * Lends a connection. After an error it is destroyed, never pooled again: nothing of one tenant meets the next. A single
- * statement that SQL refused by name has ended its transaction whole, and keeps its connection: refusals must stay cheap.
+ * statement that SQL refused by name has ended its transaction whole: its connection is cleaned and kept, for refusals
+ * must stay cheap.
  */
 async function lend<T>(
-  pool: pg.Pool,
+  { pool, onRlsRefusal }: Pick<Db, "pool" | "onRlsRefusal">,
   { signal, timeoutMs }: CallOptions,
   work: (client: pg.PoolClient) => Promise<T>,
 ): Promise<T> {
@@ -102,18 +110,49 @@ async function lend<T>(
     client.release();
     return result;
   } catch (error) {
-    const known = translate(error);
-    if (client !== undefined) client.release(timeoutMs !== undefined || !isPlainRefusal(known, error));
-    else connecting.then((late) => late.release()).catch(() => {}); // nobody waits for it any more
+    const known = translate(withoutParameters(error));
+    if (isRlsRefusal(known)) onRlsRefusal?.();
+    if (client === undefined)
+      connecting.then((late) => late.release()).catch(() => {}); // nobody waits any more
+    else if (timeoutMs === undefined && isPlainRefusal(known, error)) void clean(client);
+    else client.release(true);
     throw known;
   } finally {
     signal?.removeEventListener("abort", onAbort);
   }
 }
 
+/**
+ * Gives a connection back with nothing in its session, while the caller has its error already. Destroys it when that
+ * fails or takes long. Behind a transaction pooler it is the pooler's session of that moment that is cleaned.
+ */
+async function clean(client: pg.PoolClient): Promise<void> {
+  const { promise: late, resolve } = Promise.withResolvers<boolean>();
+  const timer = setTimeout(resolve, CLEANING_MS, false);
+  const discarded = client.query("discard all").then(
+    () => true,
+    () => false,
+  );
+  const isClean = await Promise.race([discarded, late]);
+  clearTimeout(timer);
+  client.release(!isClean);
+}
+
 /** What SQL raised on purpose, and was not about who may be here. */
 function isPlainRefusal(known: unknown, raised: unknown): boolean {
-  return known instanceof AppError && known.cause === raised && known.code !== "rls_enforcement_failed";
+  return known instanceof AppError && known.cause === raised && !isRlsRefusal(known);
+}
+
+function isRlsRefusal(error: unknown): boolean {
+  return error instanceof AppError && error.code === "rls_enforcement_failed";
+}
+
+/** Where log_parameter_max_length_on_error is set, the server quotes the parameters of a call, its ticket with them. */
+function withoutParameters(error: unknown): unknown {
+  if (error instanceof pg.DatabaseError && error.where !== undefined) {
+    error.where = error.where.replace(/^[^\n]*\$\d+ = [\s\S]*/m, "").trimEnd();
+  }
+  return error;
 }
 
 /** The backend behind a connection; node-pg has it from the server's greeting but does not type it. */

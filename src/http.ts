@@ -93,7 +93,8 @@ export function createApp(deps: HttpDeps): HttpApp {
   app.setNotFoundHandler((request, reply) => refuse(deps, new AppError("not_found"), request, reply));
   const known = knownRoutes(app);
   app.register(async (scope) => probes(scope, { ...deps, isDraining: () => draining }));
-  app.register(async (scope) => tenantApi(scope, deps, HANDLER_TIMEOUT_MS), { prefix: "/v1" });
+  const db: Db = { ...deps.db, onRlsRefusal: deps.metrics.rlsEnforcementFailed };
+  app.register(async (scope) => tenantApi(scope, { ...deps, db }, HANDLER_TIMEOUT_MS), { prefix: "/v1" });
   // Last, so that every route is known, and outside of the hooks of the others.
   app.register(async (scope) => refuseOtherMethods(scope, known));
   return { app, drain };
@@ -113,17 +114,12 @@ function protect(request: FastifyRequest, reply: FastifyReply): void {
 }
 
 /** The one place where an error becomes an answer. Refusals are news, what is our fault is an error. */
-function refuse(
-  deps: Pick<HttpDeps, "metrics">,
-  error: unknown,
-  request: FastifyRequest,
-  reply: FastifyReply,
-) {
+function refuse(deps: Pick<HttpDeps, "log">, error: unknown, request: FastifyRequest, reply: FastifyReply) {
   const problem = problemOf(error, request.id);
   const facts = { code: problem.code, status: problem.status };
-  if (isRlsRefusal(error)) {
-    deps.metrics.rlsEnforcementFailed();
-    request.log.error({ err: error, ...facts }, "rls_enforcement_failed");
+  if (error instanceof AppError && error.code === "rls_enforcement_failed") {
+    // Names no tenant: which one may be what was wrong. The request's own line, of the same id, says who called.
+    deps.log.error({ request_id: request.id, err: error, ...facts }, "rls_enforcement_failed");
   } else if (problem.code === "internal_error") {
     request.log.error({ err: error, ...facts }, "request_failed");
   } else if (problem.status >= 500) {
@@ -133,10 +129,6 @@ function refuse(
     request.log.info({ reason: cause, ...facts }, "request_refused");
   }
   return reply.code(problem.status).headers(problem.headers).send(problem.body);
-}
-
-function isRlsRefusal(error: unknown): boolean {
-  return error instanceof AppError && error.code === "rls_enforcement_failed";
 }
 
 function account(deps: HttpDeps, request: FastifyRequest, reply: FastifyReply): void {

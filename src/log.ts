@@ -34,7 +34,7 @@ const SECRET_FIELD = new RegExp(
 
 /** Secrets that show what they are, wherever in a text they stand. */
 const SECRET_TEXTS: readonly (readonly [RegExp, string])[] = [
-  [/\bv1\.\d+\.[0-9a-f-]{36}\.\d+\.\d+\.[0-9a-f]{16,}/gi, REDACTED], // a ticket
+  [/\bv1\.\d+\.[0-9a-f]{8}[\w.-]*/gi, REDACTED], // a ticket, also one that is cut off
   [/\beyJ[\w-]+\.[\w-]+\.[\w-]*/g, REDACTED], // a JSON web token
   [/\b(bearer|basic)\s+[\w.~+/=-]{8,}/gi, `$1 ${REDACTED}`],
   [/\bsk-[\w-]{8,}/g, REDACTED], // a provider's key
@@ -106,7 +106,8 @@ function redactLine(line: string): string {
 }
 
 function redactField(key: string, value: unknown): unknown {
-  if (value !== null && SECRET_FIELD.test(key.toLowerCase().replace(/[-_]/g, ""))) return REDACTED;
+  if (value === null || typeof value === "boolean") return value; // whether there is a secret is none
+  if (SECRET_FIELD.test(key.toLowerCase().replace(/[-_]/g, ""))) return REDACTED;
   if (typeof value !== "string") return value;
   return SECRET_TEXTS.reduce((text, [secret, instead]) => text.replace(secret, instead), value);
 }

@@ -3,9 +3,9 @@
 import { randomUUID } from "node:crypto";
 import { z } from "zod";
 import type { Config } from "./config.ts";
-import { type Db, systemCall } from "./db.ts";
+import { call, type Db, systemCall } from "./db.ts";
 import { AppError } from "./errors.ts";
-import { mintTicket } from "./tickets.ts";
+import type { TicketBinding } from "./tickets.ts";
 
 /** Below these, a hidden row can leak through ON CONFLICT (CVE-2026-120154); a major version that is missing is unknown. */
 const VERSION_FLOORS: Readonly<Record<number, number>> = {
@@ -61,30 +61,85 @@ export async function refuseUnsafeLogin(
   }
 }
 
+const Session = z.object({ name: z.string(), missing: z.array(z.string()) });
+
+/**
+ * Throws `role_unsafe` when the login has lost what sql/roles.sql sets on it: row security that is off until a tenant is
+ * entered, and limits of time. The shell asks for none of these itself, for a pooler refuses that.
+ */
+export async function refuseLostSettings(db: Pick<Db, "pool">): Promise<void> {
+  const [session] = await systemCall(
+    db,
+    `select session_user::text as name, coalesce(array_agg(s.name order by s.name), '{}') as missing
+     from pg_settings as s
+     where (s.name = 'row_security' and s.setting <> 'off')
+       or (s.name in ('statement_timeout', 'idle_in_transaction_session_timeout') and s.setting = '0')`,
+    [],
+    Session,
+  );
+  if (session === undefined || session.missing.length === 0) return;
+  throw new AppError("role_unsafe", {
+    message: `The login ${session.name} lacks its settings: ${session.missing.join(", ")}.`,
+    detail: { login: session.name, settings: session.missing },
+    hint: "Let an administrator run sql/roles.sql again; select * from ops.doctor() says what else is amiss.",
+  });
+}
+
 /** Whether an error says that the server answers but lacks a function or its schema: it is older than this program. */
 export function isUnmigrated(error: unknown): boolean {
   return ["42883", "3F000"].includes((error as { code?: string }).code ?? "");
 }
 
+const Binding = z.object({ binding: z.enum(["backend", "none"]).nullable() });
+const Checked = z.object({ valid: z.boolean(), direct: z.boolean() });
+
 /**
- * Throws `config_invalid` when the database would not let in a ticket of this process: its key is another one there, or
- * one of the two clocks is wrong; also when the database is not migrated.
+ * Makes sure that the database lets in tickets of this process, and answers what they must name, for `Db`. Throws
+ * `config_invalid` when it has no such key in use, when it is another one there, when one of the two clocks is wrong,
+ * when a pooler stands before a database that wants tickets bound to backends, and when it is not migrated.
  */
-export async function refuseWrongTicketKey(db: Db): Promise<void> {
-  const ticket = mintTicket(db.ticketKey, randomUUID(), 0);
-  const [checked] = await systemCall(
-    db,
-    "select app.ticket_check($1) as valid",
-    [ticket],
-    z.object({ valid: z.boolean() }),
-  ).catch(unmigrated);
-  if (checked?.valid === true) return;
-  throw new AppError("config_invalid", {
-    message: `the database does not accept tickets of TICKET_KEY as number ${db.ticketKey.kid} (TICKET_KEY_ID)`,
-    detail: { ticket_key_id: db.ticketKey.kid },
+export async function refuseWrongTicketKey(given: Pick<Db, "pool" | "ticketKey">): Promise<TicketBinding> {
+  const { kid } = given.ticketKey;
+  const asked = await systemCall(given, "select app.ticket_binding($1) as binding", [kid], Binding).catch(
+    unmigrated,
+  );
+  const ticketBinding = asked[0]?.binding;
+  if (ticketBinding == null) throw noSuchKey(kid);
+
+  // A pooler greets with a number of its own, which the ticket then names.
+  const text = `select app.ticket_check($2) as valid,
+      split_part($2, '.', 4) = pg_backend_pid()::text as direct, $1::uuid as nobody`;
+  const [checked] = await call({ ...given, ticketBinding }, randomUUID(), text, [], Checked);
+  if (ticketBinding === "backend" && checked?.direct === false) throw behindPooler(kid);
+  if (checked?.valid !== true) throw wrongKey(kid);
+  return ticketBinding;
+}
+
+function noSuchKey(kid: number): AppError {
+  return new AppError("config_invalid", {
+    message: `the database has no ticket key in use with number ${kid} (TICKET_KEY_ID): it is unknown or retired`,
+    detail: { ticket_key_id: kid },
+    hint: "Set TICKET_KEY and TICKET_KEY_ID as for npm run db:migrate; select * from ops.ticket_keys lists the keys.",
+  });
+}
+
+function behindPooler(kid: number): AppError {
+  return new AppError("config_invalid", {
+    message: `DATABASE_URL leads through a connection pooler, and tickets of key ${kid} must name their backend`,
+    detail: { ticket_key_id: kid },
+    hint:
+      "Connect to PostgreSQL itself, or let tickets name no backend, in psql as holdfast_ops: " +
+      `select * from ops.ticket_key_set(${kid}, binding => 'none', reason => '…');`,
+  });
+}
+
+function wrongKey(kid: number): AppError {
+  return new AppError("config_invalid", {
+    message: `the database does not accept tickets of TICKET_KEY as number ${kid} (TICKET_KEY_ID)`,
+    detail: { ticket_key_id: kid },
     hint:
       "Set both as for npm run db:migrate. If they are the same, see that the clocks of this host and of the " +
-      "database are not more than 30 s apart.",
+      "database are not more than 10 s apart.",
   });
 }
 

@@ -55,7 +55,7 @@ function edgeMetrics(registry: Registry): Pick<Metrics, "apiRequest" | "rlsEnfor
   });
   const refusals = new Counter({
     name: "rls_enforcement_failed_total",
-    help: "Requests that the database refused because their tenant could not be entered.",
+    help: "Calls that the database refused because their tenant could not be entered.",
     registers: [registry],
   });
   return {

@@ -22,7 +22,8 @@ export function projectFile(path: string): string {
 
 /**
  * Makes the roles, the passwords of the logins and an empty database that belongs to `holdfast_owner`.
- * Does nothing that is done already. Needs a login that may create roles and databases.
+ * Does nothing that is done already. Needs a login that may create roles and databases; a superuser also takes the
+ * rights on PostgreSQL's own functions from everybody (sql/superuser.sql).
  */
 export async function bootstrap(
   administrator: pg.ClientConfig,
@@ -45,7 +46,28 @@ export async function bootstrap(
       await client.query(`create database ${client.escapeIdentifier(target.database)} owner ${OWNER}`);
     }
     await shutToOthers(client, target.database);
+    await shutBesideTables(client, inDatabase(administrator, target.database));
   });
+}
+
+/**
+ * What only a superuser can do, in the database itself. For another administrator it stays undone: no tenant's rows
+ * depend on it, and `ops.doctor()` says what is missing.
+ */
+async function shutBesideTables(client: pg.Client, inside: pg.ClientConfig): Promise<void> {
+  const text = "select r.rolsuper as superuser from pg_roles as r where r.rolname = current_user";
+  const { rows } = await client.query<{ superuser: boolean }>(text);
+  if (!rows[0]?.superuser) return;
+  const statements = await readFile(projectFile("sql/superuser.sql"), "utf8");
+  await withClient(inside, (superuser) => superuser.query(statements));
+}
+
+/** The same login, in another database. */
+function inDatabase(login: pg.ClientConfig, database: string): pg.ClientConfig {
+  if (login.connectionString === undefined) return { ...login, database };
+  const url = new URL(login.connectionString);
+  url.pathname = `/${encodeURIComponent(database)}`;
+  return { ...login, connectionString: url.href };
 }
 
 /** Only our roles may connect to the database. The connection's role owns it, or is above it. */

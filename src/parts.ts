@@ -6,7 +6,7 @@ import { createPool, type Db } from "./db.ts";
 import { createApp } from "./http.ts";
 import { type Llm, providerOf } from "./llm.ts";
 import type { Log } from "./log.ts";
-import { refuseUnsafeLogin, refuseWrongTicketKey } from "./login_check.ts";
+import { refuseLostSettings, refuseUnsafeLogin, refuseWrongTicketKey } from "./login_check.ts";
 import { createMetrics, type Metrics } from "./metrics.ts";
 import { newestMigration, projectFile } from "./migrate.ts";
 import { databaseReadiness } from "./routes/probes.ts";
@@ -24,8 +24,8 @@ export function processMetrics(): Metrics {
 }
 
 /**
- * Opens a pool for a login and shows it in the metrics. Refuses a login that row security does not bind, and a ticket
- * key that the database does not know: `role_unsafe`, `config_invalid`.
+ * Opens a pool for a login and shows it in the metrics, its refused tenants too. Refuses a login that row security does
+ * not bind, and a ticket key that the database does not let in: `role_unsafe`, `config_invalid`.
  */
 export async function openDb(
   config: Config,
@@ -38,15 +38,17 @@ export async function openDb(
     application_name: `holdfast_${login.name}`,
   });
   metrics.watchPool(login.name, pool);
-  const db = { pool, ticketKey: config.ticketKey };
+  const { ticketKey } = config;
+  const onRlsRefusal = metrics.rlsEnforcementFailed;
   try {
-    await refuseUnsafeLogin(db, config.environment);
-    await refuseWrongTicketKey(db);
+    await refuseUnsafeLogin({ pool }, config.environment);
+    await refuseLostSettings({ pool });
+    const ticketBinding = await refuseWrongTicketKey({ pool, ticketKey });
+    return { pool, ticketKey, ticketBinding, onRlsRefusal };
   } catch (error) {
     await pool.end();
     throw error;
   }
-  return db;
 }
 
 /** Starts the HTTP endpoint. Throws what `listen` throws: EADDRINUSE where the port is taken. */

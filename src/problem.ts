@@ -1,5 +1,6 @@
 // Errors as callers see them: application/problem+json (RFC 9457), and nothing that is none of their
 // business.
+import pg from "pg";
 import { AppError, type ErrorCode } from "./errors.ts";
 
 /**
@@ -66,11 +67,14 @@ export function problemOf(error: unknown, requestId: string): Problem {
 }
 
 /**
- * The error as the edge tells it: a refused tenant is a caller to be refused, and a bug is no one's business.
+ * The error as the edge tells it: who brought a ticket or a tenant that was refused is a caller to be refused; a
+ * statement that brought none is a bug, and a bug is no one's business.
  */
 function edgeError(error: unknown): AppError {
   if (error instanceof AppError) {
-    if (error.code === "rls_enforcement_failed") return new AppError("unauthorized");
+    if (error.code === "rls_enforcement_failed") {
+      return new AppError(isStoppedByPolicy(error.cause) ? "internal_error" : "unauthorized");
+    }
     return error.status === 500 ? new AppError("internal_error") : error;
   }
   if (isDatabaseAway(error)) return new AppError("service_unavailable");
@@ -79,6 +83,11 @@ function edgeError(error: unknown): AppError {
   if (refused !== undefined) return refused;
   const isRefusal = statusCode !== undefined && statusCode >= 400 && statusCode < 500;
   return new AppError(isRefusal ? "invalid_request" : "internal_error");
+}
+
+/** Whether a row security policy stopped a statement, and not `app.enter` its ticket. */
+function isStoppedByPolicy(cause: unknown): boolean {
+  return cause instanceof pg.DatabaseError && cause.code === "42501";
 }
 
 /** Whether an error says that the database cannot be used now: it is away, full, or gave up. */

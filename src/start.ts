@@ -20,6 +20,7 @@ import { addSampleTenants } from "./sample_tenants.ts";
 import { writePgpass } from "./secrets.ts";
 import { openServer, type Server } from "./server.ts";
 import { tenantNamed, tenantsList } from "./tenants.ts";
+import { STATEMENT_MS } from "./tickets.ts";
 import type { Worker } from "./worker.ts";
 
 /** What the command line asked for. */
@@ -92,7 +93,12 @@ async function open(context: Context, closing: (() => Promise<unknown>)[]): Prom
   closing.unshift(() => work.pool.end());
   const opsUrl = server.url("holdfast_ops");
   const ops: Ops = {
-    pool: createPool({ connectionString: opsUrl, max: 2, application_name: "holdfast_ops" }),
+    pool: createPool({
+      connectionString: opsUrl,
+      max: 2,
+      application_name: "holdfast_ops",
+      statement_timeout: STATEMENT_MS, // its role has none: people wait as long as they like
+    }),
   };
   closing.unshift(() => ops.pool.end());
 

@@ -106,25 +106,196 @@ describe("a connection", () => {
   });
 });
 
-test("a connection is kept after a refusal that is not about the tenant, which must stay cheap", async () => {
-  const db = poolOfOne();
-  const pid = await backend(db);
+describe("a single statement that was refused by name", () => {
   const absent =
     "select id from app.analysis_get($1, $2, analysis_id => '00000000-0000-7000-8000-000000000000')";
-  await expect(call(db, tenant.id, absent, [], z.object({ id: z.uuid() }))).rejects.toMatchObject({
-    code: "analysis_not_found",
+  const refusal = { code: "analysis_not_found" };
+
+  async function refuse(db: Db, options = {}): Promise<void> {
+    await expect(call(db, tenant.id, absent, [], z.object({ id: z.uuid() }), options)).rejects.toMatchObject(
+      refusal,
+    );
+  }
+
+  /** A pool of one in which `DISCARD ALL` does what a test wants. */
+  function poolThatCleans(discard: () => Promise<unknown>): Db {
+    const db = poolOfOne();
+    db.pool.on("connect", (client) => {
+      const query = client.query.bind(client) as (...args: unknown[]) => Promise<unknown>;
+      Object.assign(client, {
+        query: (text: unknown, ...rest: unknown[]) =>
+          text === "discard all" ? discard() : query(text, ...rest),
+      });
+    });
+    return db;
+  }
+
+  test("keeps its connection, for that must stay cheap", async () => {
+    const db = poolOfOne();
+    const pid = await backend(db);
+    await refuse(db);
+    expect(await backend(db)).toBe(pid);
+    expect(await limitOf(db, tenant.id)).toBe(tenant.limit);
   });
-  expect(await backend(db)).toBe(pid);
-  expect(await limitOf(db, tenant.id)).toBe(tenant.limit);
+
+  test("leaves nothing in the session that it had", async () => {
+    const db = poolOfOne();
+    const left = `current_setting('app.left_over', true) || ' ' || (select count(*) from pg_prepared_statements)
+      || (select count(*) from pg_cursors) || (select count(*) from pg_listening_channels())`;
+    for (const text of [
+      "set app.left_over = 'behind'",
+      "prepare held as select 1",
+      "declare held cursor with hold for select 1",
+      "listen held",
+    ]) {
+      await db.pool.query(text);
+    }
+    // The look itself is an unnamed statement.
+    expect(await ask(db, left)).toBe("behind 111");
+    const pid = await backend(db);
+    await refuse(db);
+    expect(await ask(db, left)).toBe(" 000");
+    expect(await backend(db)).toBe(pid);
+    expect(await ask(db, "current_setting('row_security') || current_setting('statement_timeout')")).toBe(
+      "off15s",
+    );
+  });
+
+  test("inside a transaction has its connection destroyed all the same", async () => {
+    const db = poolOfOne();
+    const pid = await backend(db);
+    await refuse(db, { timeoutMs: 5_000 });
+    expect(await backend(db)).not.toBe(pid);
+    await gone(pid);
+  });
+
+  test("has its connection destroyed when it cannot be cleaned", async () => {
+    const db = poolThatCleans(() => Promise.reject(new Error("no")));
+    const pid = await backend(db);
+    await refuse(db);
+    expect(await backend(db)).not.toBe(pid);
+    await gone(pid);
+  });
+
+  test("answers its caller at once, and does not wait long for the cleaning", async () => {
+    const db = poolThatCleans(() => new Promise(() => {}));
+    const pid = await backend(db);
+    const started = performance.now();
+    await refuse(db);
+    expect(performance.now() - started).toBeLessThan(1_000);
+    expect(await backend(db)).not.toBe(pid);
+    expect(performance.now() - started).toBeGreaterThan(1_900);
+    expect(performance.now() - started).toBeLessThan(4_500);
+    await gone(pid);
+  });
+
+  test("lets the pool end while its connection is cleaned", async () => {
+    const db = poolOfOne();
+    await refuse(db);
+    await db.pool.end();
+    pools.splice(pools.indexOf(db.pool), 1);
+    expect(db.pool.totalCount).toBe(0);
+  });
 });
 
-test("a call mints a ticket for the backend that it was lent", async () => {
+test("a pool asks nothing of the server at its start, and has its limits from its role", async () => {
   const db = poolOfOne();
-  const Row = z.object({ tenant: z.string(), ticket: z.string(), pid: z.int() });
-  const text = "select $1::text as tenant, $2::text as ticket, pg_backend_pid() as pid";
-  const [row] = await call(db, tenant.id, text, [], Row);
-  expect(row!.tenant).toBe(tenant.id);
-  expect(row!.ticket.split(".").slice(0, 4)).toEqual(["v1", "1", tenant.id, String(row!.pid)]);
+  const { rows } = await db.pool.query(
+    "select name, source from pg_settings where source = 'client' or name ~ '_timeout$' and source = 'user' order by 1",
+  );
+  expect(rows).toEqual([
+    { name: "application_name", source: "client" },
+    { name: "client_encoding", source: "client" },
+    { name: "idle_in_transaction_session_timeout", source: "user" },
+    { name: "statement_timeout", source: "user" },
+  ]);
+});
+
+describe("a refusal about the tenant", () => {
+  const Nothing = z.unknown();
+  const unknownKey = { kid: 9, secret: Buffer.alloc(32) };
+
+  test("is told once, and no other error is", async () => {
+    let told = 0;
+    const db: Db = {
+      ...poolOfOne(),
+      onRlsRefusal: () => {
+        told += 1;
+      },
+    };
+    const refused = { code: "rls_enforcement_failed", status: 500, detail: {} };
+    await expect(limitOf({ ...db, ticketKey: unknownKey }, tenant.id)).rejects.toMatchObject(refused);
+    expect(told).toBe(1);
+    await expect(
+      limitOf({ ...db, ticketKey: unknownKey }, tenant.id, { timeoutMs: 900 }),
+    ).rejects.toMatchObject(refused);
+    expect(told).toBe(2);
+    // A policy stopped it: the statement never entered.
+    const bare = "select set_config('role', 'holdfast_tenant', false)";
+    await db.pool.query(bare);
+    await expect(systemCall(db, "select from app.tenants", [], Nothing)).rejects.toMatchObject(refused);
+    expect(told).toBe(3);
+    for (const text of [
+      "select app.analysis_get($1, $2, analysis_id => $1)",
+      "select app.schedule_tick(), $1::uuid, $2::text",
+      "select 1 / 0, $1::uuid, $2::text",
+    ]) {
+      await expect(call(db, tenant.id, text, [], Nothing)).rejects.toThrow();
+    }
+    expect(told).toBe(3);
+  });
+
+  test("quotes no parameter, where the server would add them", async () => {
+    const db = poolOfOne({ options: "-c log_parameter_max_length_on_error=-1" });
+    const quoted = await db.pool
+      .query("select app.budget_status($1, $2)", [tenant.id, "v1.1.cut"])
+      .catch((error: pg.DatabaseError) => error.where);
+    expect(quoted, "the server quotes").toContain(`$1 = '${tenant.id}', $2 = 'v1.1.cut'`);
+
+    const error = await limitOf({ ...db, ticketKey: unknownKey }, tenant.id).catch(
+      (caught: AppError) => caught,
+    );
+    const { where, ...cause } = (error as AppError).cause as pg.DatabaseError;
+    expect(where).toContain("app.enter");
+    expect(`${where} ${JSON.stringify(cause)}`).not.toMatch(/v1\.\d|\$\d =/);
+    expect(`${where} ${JSON.stringify(cause)}`).not.toContain(tenant.id);
+    const text = "select $3::text, 1 / 0, $1::uuid, $2::text";
+    const bug = await call(db, tenant.id, text, ["two\nlines"], Nothing).catch((caught: unknown) => caught);
+    expect(JSON.stringify(bug)).not.toMatch(/v1\.\d|lines/);
+  });
+});
+
+describe("a call mints a ticket", () => {
+  const Row = z.object({ tenant: z.string(), ticket: z.string(), pid: z.int(), now: z.number() });
+  const text = `select $1::text as tenant, $2::text as ticket, pg_backend_pid() as pid,
+    extract(epoch from now())::float8 as now`;
+
+  async function minted(db: Db, options = {}) {
+    const [row] = await call(db, tenant.id, text, [], Row, options);
+    const parts = row!.ticket.split(".");
+    expect(row!.tenant).toBe(tenant.id);
+    expect(parts.slice(0, 3)).toEqual(["v1", "1", tenant.id]);
+    return { pid: parts[3], backend: String(row!.pid), seconds: Number(parts[4]) - row!.now };
+  }
+
+  test("for the backend that it was lent, unless its key names none", async () => {
+    const db = poolOfOne();
+    for (const ticketBinding of [undefined, "backend"] as const) {
+      const { pid, backend } = await minted({ ...db, ticketBinding });
+      expect(pid).toBe(backend);
+    }
+    expect((await minted({ ...db, ticketBinding: "none" })).pid).toBe("0");
+  });
+
+  test.each([
+    ["the role's 15 s", {}, 15],
+    ["the call's own", { timeoutMs: 60_000 }, 60],
+    ["10 s, where that is less", { timeoutMs: 500 }, 10],
+  ])("that is good until its deadline: %s", async (_whose, options, seconds) => {
+    const found = (await minted(poolOfOne(), options)).seconds;
+    expect(found).toBeGreaterThan(seconds - 1);
+    expect(found).toBeLessThanOrEqual(seconds + 1);
+  });
 });
 
 describe("a time limit", () => {

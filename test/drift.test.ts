@@ -151,7 +151,7 @@ describe("a difference is seen, and named", () => {
       "create sequence app.numbers",
       [/^column app.numbers\./, /./, /./, "relation app.numbers: in sql/ alone"],
     ],
-    ["alter view app.cost_lines_current reset (security_invoker)", [/^relation app.cost_lines_current: /]],
+    ["alter view tenant.cost_lines reset (security_barrier)", [/^relation tenant.cost_lines: /]],
     [
       "alter table app.llm_budget_periods reset (fillfactor)",
       [/^relation app.llm_budget_periods: .*fillfactor/],

@@ -103,7 +103,7 @@ describe("insufficient privilege (42501) has two meanings", () => {
   test.each<[string, () => Promise<pg.DatabaseError>]>([
     [
       "a query that row security would filter",
-      () => errorOf(database.service.pool, ["set local role holdfast_tenant", "select from app.tenants"]),
+      () => errorOf(database.service.pool, ["set local role holdfast_tenant", "select from tenant.tenants"]),
     ],
     [
       "a row that a policy does not let in",

@@ -46,7 +46,7 @@ async function seenBy(tenantId: string): Promise<{ rows: number; cost: string | 
     await client.query("select app.enter($1, $2)", [tenantId, database.ticket(tenantId)]);
     await client.query("set local role holdfast_tenant");
     const { rows } = await client.query(
-      "select count(*)::integer as rows, sum(effective_cost)::text as cost from app.cost_lines_current",
+      "select count(*)::integer as rows, sum(effective_cost)::text as cost from tenant.cost_lines_current",
     );
     return rows[0];
   } finally {

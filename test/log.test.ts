@@ -98,11 +98,35 @@ test("what is not a secret stays: counts, hashes, names", () => {
     prompt_hash: "ab12",
     content_type: "text/csv",
     ticket_key_id: 1,
+    checks: { ticket_key: false },
   };
   log.info(fields, "v1.2 of https://example.org/a:b@c is out");
   expect(last()).toMatchObject(fields);
   log.info({ url: "http://127.0.0.1:8402/v1/findings?limit=5" }, "ok");
   expect(last()).toMatchObject({ url: "http://127.0.0.1:8402/v1/findings?limit=5" });
+});
+
+test.each([
+  ["whole", ticket],
+  ["without its signature", ticket.replace(/\.[0-9a-f]{64}$/, "")],
+  ["cut off in its signature", ticket.slice(0, -60)],
+  ["cut off in its tenant", ticket.slice(0, 20)],
+  ["in capitals", ticket.toUpperCase()],
+])("a ticket gets out nowhere: %s", (_how, part) => {
+  const { log, lines } = capture();
+  const refused = Object.assign(new pg.DatabaseError("rls_enforcement_failed", 0, "error"), {
+    code: "RL101",
+    where: `unnamed portal with parameters: $1 = 'x', $2 = '${part}'`,
+    hint: part,
+    detail: part,
+    internalQuery: part,
+    parameters: [part],
+  });
+  log.trace({ err: refused, parameters: [part], text: `(${part})` }, `said ${part}`);
+  log.child({ bound: part }).debug(new Error(part, { cause: refused }));
+  log.fatal({ error: new AppError("rls_enforcement_failed", { cause: refused, hint: part }) });
+  expect(lines).toHaveLength(3);
+  expect(lines.join("")).not.toMatch(/v1\.\d+\./i);
 });
 
 test("an error keeps its name, SQLSTATE, facts, hint and causes, and loses its secrets", () => {

@@ -2,7 +2,7 @@
 import { randomBytes } from "node:crypto";
 import { afterAll, afterEach, beforeAll, describe, expect, inject, it, vi } from "vitest";
 import { createPool } from "../src/db.ts";
-import { refuseUnsafeLogin, refuseWrongTicketKey } from "../src/login_check.ts";
+import { refuseLostSettings, refuseUnsafeLogin, refuseWrongTicketKey } from "../src/login_check.ts";
 import { withClient } from "../src/migrate.ts";
 import { TEST_PASSWORD } from "./support/constants.ts";
 import { testDatabase } from "./support/database.ts";
@@ -108,35 +108,116 @@ describe("refuseUnsafeLogin", () => {
   });
 });
 
+describe("refuseLostSettings", () => {
+  async function check(login: "holdfast_service" | "holdfast_worker", options = "") {
+    const pool = createPool({
+      connectionString: database.url(login),
+      options,
+      max: 1,
+      application_name: "test",
+    });
+    return refuseLostSettings({ pool }).finally(() => pool.end());
+  }
+
+  it("lets the logins pass as sql/roles.sql makes them", async () => {
+    await check("holdfast_service");
+    await check("holdfast_worker");
+  });
+
+  it.each(["row_security=on", "statement_timeout=0", "idle_in_transaction_session_timeout=0"])(
+    "refuses a login with %s, and says what to do",
+    async (setting) => {
+      await expect(check("holdfast_service", `-c ${setting}`)).rejects.toMatchObject({
+        code: "role_unsafe",
+        detail: { login: "holdfast_service", settings: [setting.split("=")[0]] },
+        hint: expect.stringContaining("sql/roles.sql"),
+      });
+    },
+  );
+});
+
 describe("refuseWrongTicketKey", () => {
   afterEach(() => vi.useRealTimers());
 
   const refusal = {
     code: "config_invalid",
     message: expect.stringMatching(/TICKET_KEY.*TICKET_KEY_ID/),
-    hint: expect.stringMatching(/clocks.*30 s/),
+    hint: expect.stringMatching(/clocks.*10 s/),
+  };
+  const absent = {
+    code: "config_invalid",
+    message: expect.stringMatching(/number 88 \(TICKET_KEY_ID\).*unknown or retired/),
+    hint: expect.stringMatching(/TICKET_KEY_ID.*ops\.ticket_keys/),
   };
 
-  it("lets the key pass that the database knows, for both parts", async () => {
-    await refuseWrongTicketKey(database.service);
-    await refuseWrongTicketKey(database.worker);
+  /** The same key under a number of its own. */
+  async function keyNumber(kid: number, binding: "backend" | "none", notAfter: string | null = null) {
+    await database.superuser.query(
+      `insert into app_private.ticket_keys (kid, ipad, opad, binding, not_after)
+       select $1, k.ipad, k.opad, $2, now() + $3::interval from app_private.ticket_keys as k where k.kid = 1`,
+      [kid, binding, notAfter],
+    );
+    return { ...database.service, ticketKey: { ...database.service.ticketKey, kid } };
+  }
+
+  /** A pooler's number in place of the backend's. */
+  function greeted(processID: number) {
+    const connectionString = database.url("holdfast_service");
+    const pool = createPool({ connectionString, max: 1, application_name: "test" });
+    pool.on("connect", (client) => Object.assign(client, { processID }));
+    return pool;
+  }
+
+  it("lets the key pass that the database knows, for both parts, and learns what it binds", async () => {
+    for (const { pool } of [database.service, database.worker]) {
+      const { ticketKey } = database.service;
+      expect(await refuseWrongTicketKey({ pool, ticketKey })).toBe("none");
+    }
+    const bound = await keyNumber(41, "backend");
+    expect(await refuseWrongTicketKey(bound)).toBe("backend");
+    expect(await refuseWrongTicketKey(await keyNumber(42, "none", "1 hour"))).toBe("none");
   });
 
-  it("refuses another key under its number, and the key under another number", async () => {
-    const { ticketKey } = database.service;
-    for (const wrong of [
-      { ...ticketKey, secret: randomBytes(32) },
-      { ...ticketKey, kid: 88 },
-    ]) {
-      await expect(refuseWrongTicketKey({ ...database.service, ticketKey: wrong })).rejects.toMatchObject(
-        refusal,
-      );
+  it("refuses another key under its number", async () => {
+    const ticketKey = { ...database.service.ticketKey, secret: randomBytes(32) };
+    await expect(refuseWrongTicketKey({ ...database.service, ticketKey })).rejects.toMatchObject(refusal);
+  });
+
+  it("refuses a number that the database does not know, and one that is retired", async () => {
+    const ticketKey = { ...database.service.ticketKey, kid: 88 };
+    await expect(refuseWrongTicketKey({ ...database.service, ticketKey })).rejects.toMatchObject(absent);
+    const retired = await keyNumber(88, "backend", "-1 second");
+    await expect(refuseWrongTicketKey(retired)).rejects.toMatchObject(absent);
+  });
+
+  it("refuses a pooler before a key whose tickets name their backend, and says what to run", async () => {
+    const { ticketKey } = await keyNumber(43, "backend");
+    for (const processID of [1, -5, 2_000_000_000]) {
+      const pool = greeted(processID);
+      await expect(refuseWrongTicketKey({ pool, ticketKey })).rejects.toMatchObject({
+        code: "config_invalid",
+        message: expect.stringMatching(/pooler.*key 43/),
+        hint: expect.stringContaining(
+          "select * from ops.ticket_key_set(43, binding => 'none', reason => '…');",
+        ),
+      });
+      await pool.end();
     }
+    // What it says to run, run by those to whom it is said.
+    await database.ops.query("select * from ops.ticket_key_set(43, binding => 'none', reason => 'a pooler')");
+    const pool = greeted(1);
+    expect(await refuseWrongTicketKey({ pool, ticketKey })).toBe("none");
+    await pool.end();
   });
 
   it("refuses the right key on a host whose clock is a minute behind", async () => {
     vi.useFakeTimers({ toFake: ["Date"], now: Date.now() - 60_000 });
     await expect(refuseWrongTicketKey(database.service)).rejects.toMatchObject(refusal);
+  });
+
+  it("lets the right key pass on a host whose clock is 8 s behind", async () => {
+    vi.useFakeTimers({ toFake: ["Date"], now: Date.now() - 8_000 });
+    await refuseWrongTicketKey(database.service);
   });
 
   it("says what to run on a database that is not migrated", async () => {

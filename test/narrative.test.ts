@@ -8,6 +8,7 @@ import { buildPrompt, PROMPT_BYTES_MAX, type Prompt } from "../src/narrative/pro
 import { ANALYSIS_BOUND, Candidate, narrate } from "../src/narrative.ts";
 import {
   type Answer,
+  addRun,
   completion,
   database,
   endScenes,
@@ -400,7 +401,12 @@ describe("narrate", () => {
     await fc.assert(
       fc.asyncProperty(wild, fc.integer({ min: 1, max: 1_000_000 }), async (value, attempt) => {
         next = value;
-        const run = { ...world.attempt, tenantId: world.tenantId, runId: crypto.randomUUID(), attempt };
+        const run = {
+          ...world.attempt,
+          tenantId: world.tenantId,
+          runId: await addRun(world.tenantId),
+          attempt,
+        };
         expect((await narrate(world.llm, run, SENT)).narrated_by).toBe("template");
       }),
       { numRuns: 40 },

@@ -12,9 +12,11 @@ import type pg from "pg";
 import { afterAll, afterEach, beforeAll, describe, expect, inject, it } from "vitest";
 import { z } from "zod";
 import { mintToken } from "../src/auth.ts";
+import { readConfig } from "../src/config.ts";
 import { call, createPool, type Db } from "../src/db.ts";
 import { importFocus } from "../src/imports.ts";
 import { bootstrap, withClient } from "../src/migrate.ts";
+import { openDb, processMetrics } from "../src/parts.ts";
 import { reportJson } from "../src/report.ts";
 import { sampleTenants, writeSample } from "../src/sample.ts";
 import { tenantAdd } from "../src/tenants.ts";
@@ -381,6 +383,95 @@ describe("a worker that is told to end while a model thinks", { timeout: 60_000 
     expect(code).toBe(130);
     expect(performance.now() - since).toBeLessThan(5_000);
     expect(await lastCall("Failing")).toEqual({ status: "RESERVED", state: "RUNNING" });
+  });
+});
+
+it("openDb learns what tickets must name, and counts what its login is refused", async () => {
+  const metrics = processMetrics();
+  const config = readConfig("worker", {
+    ENVIRONMENT: "development",
+    DATABASE_URL: url("holdfast_worker"),
+    TICKET_KEY: keys.TICKET_KEY,
+  });
+  const db = await openDb(config, { name: "worker", url: config.databaseUrl }, metrics);
+  try {
+    expect(db.ticketBinding).toBe("backend");
+    const absent = call(db, randomUUID(), "select * from app.budget_status($1, $2)", [], z.unknown());
+    await expect(absent).rejects.toMatchObject({ code: "rls_enforcement_failed" });
+    expect(await metrics.registry.metrics()).toContain("\nrls_enforcement_failed_total 1\n");
+  } finally {
+    await db.pool.end();
+  }
+});
+
+describe("a new ticket key", { timeout: 60_000 }, () => {
+  const next = { TICKET_KEY: randomBytes(32).toString("base64"), TICKET_KEY_ID: "2" };
+
+  beforeAll(async () => {
+    const made = { name: "Rotated", tier: "ACTIVE", timeZone: "UTC", limitUsd: "1", sample: false };
+    tenants.set("Rotated", await tenantAdd({ pool: ops }, made, "test"));
+  });
+
+  /** What a tenant's own question, and whoever sends requests, hear from an endpoint. */
+  async function heard(address: string): Promise<[number, number]> {
+    const headers = { authorization: `Bearer ${await tokenOf("Rotated")}` };
+    const [asked, ready] = [
+      await fetch(`${address}/v1/budget`, { headers }),
+      await fetch(`${address}/readyz`),
+    ];
+    if (asked.ok) expect(await asked.json()).toMatchObject({ budgets: [{ limit_usd: "1" }] });
+    return [asked.status, ready.status];
+  }
+
+  it("serves beside the old one, which is refused when it is retired, while the new one goes on", async () => {
+    const old = part("api", url("holdfast_service"), { LOG_LEVEL: "trace" });
+    const oldAddress = await serving(old);
+    const early = await part("api", url("holdfast_service"), next).ended;
+    expect(early.code, early.stderr).toBe(1);
+    expect(early.stderr).toMatch(/^config_invalid: .*number 2 \(TICKET_KEY_ID\): it is unknown or retired$/m);
+
+    const migrated = await part("db:migrate", url("holdfast_admin"), next).ended;
+    expect(migrated.code, migrated.stderr).toBe(0);
+    const fresh = part("api", url("holdfast_service"), { ...next, LOG_LEVEL: "trace" });
+    const freshAddress = await serving(fresh);
+    const keys = "select kid, state, binding from ops.ticket_keys order by kid";
+    expect((await ops.query(keys)).rows).toEqual([
+      { kid: 1, state: "in use", binding: "backend" },
+      { kid: 2, state: "in use", binding: "backend" },
+    ]);
+    for (let round = 0; round < 3; round += 1) {
+      expect(await heard(oldAddress)).toEqual([200, 200]);
+      expect(await heard(freshAddress)).toEqual([200, 200]);
+    }
+
+    await ops.query("select * from ops.ticket_key_retire(1, reason => 'rotated', after => '2 seconds')");
+    expect(await heard(oldAddress)).toEqual([200, 200]);
+    await expect.poll(() => heard(oldAddress), { timeout: 10_000 }).toEqual([401, 503]);
+    expect(await heard(freshAddress)).toEqual([200, 200]);
+
+    const scraped = async (address: string) => (await fetch(`${address}/metrics`)).text();
+    const refused = logLines(old.stderr()).filter((line) => line.msg === "rls_enforcement_failed");
+    expect(refused.length).toBeGreaterThan(0);
+    expect(refused[0]).toMatchObject({
+      level: "error",
+      status: 401,
+      err: {
+        code: "rls_enforcement_failed",
+        cause: { detail: expect.stringContaining("the ticket is not valid") },
+      },
+    });
+    expect(await scraped(oldAddress)).toContain(`\nrls_enforcement_failed_total ${refused.length}\n`);
+    expect(await scraped(freshAddress)).toContain("\nrls_enforcement_failed_total 0\n");
+    expect(logLines(old.stderr()).filter((line) => line.msg === "readiness_lost")).toMatchObject([
+      { checks: { database: true, ticket_key: false } },
+    ]);
+
+    const late = await part("api", url("holdfast_service")).ended;
+    expect(late.stderr).toMatch(/^config_invalid: .*number 1 \(TICKET_KEY_ID\): it is unknown or retired$/m);
+    for (const each of await Promise.all([ending(old), ending(fresh)])) {
+      expect(each.code).toBe(0);
+      expect(each.stderr).not.toMatch(/v1\.\d+\./);
+    }
   });
 });
 

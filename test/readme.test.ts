@@ -7,7 +7,7 @@ import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
 import { importFocus } from "../src/imports.ts";
 import { projectFile, withClient } from "../src/migrate.ts";
-import { TEST_PASSWORD, TEST_TICKET_KEY } from "./support/constants.ts";
+import { inDatabase, TEST_PASSWORD, TEST_TICKET_KEY } from "./support/constants.ts";
 import { testDatabase } from "./support/database.ts";
 
 const run = promisify(execFile);
@@ -30,11 +30,11 @@ function blocks(language: string): { name: string; text: string }[] {
 }
 
 /** As psql takes it: a URL over TCP, or the parameters of a Unix socket. */
-function administratorUrl(): string {
-  const { connectionString, host, port, user, password } = server.administrator;
+function administratorUrl(target = "postgres"): string {
+  const { connectionString, host, port, user, password } = inDatabase(server.administrator, target);
   if (connectionString !== undefined) return connectionString;
   const secret = password === undefined ? "" : `&password=${password}`;
-  return `postgresql:///postgres?host=${encodeURIComponent(host ?? "")}&port=${port}&user=${user}${secret}`;
+  return `postgresql:///${target}?host=${encodeURIComponent(host ?? "")}&port=${port}&user=${user}${secret}`;
 }
 
 describe("sql blocks", () => {
@@ -76,6 +76,7 @@ describe("sh blocks", () => {
       HOLDFAST_DIR: directory,
       HTTP_PORT: "0",
       ADMINISTRATOR_URL: administratorUrl(),
+      SUPERUSER_URL: administratorUrl(created),
       DATABASE: created,
       PASSWORD: TEST_PASSWORD,
       SERVER: `${server.host}:${server.port}`,

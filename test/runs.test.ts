@@ -1,3 +1,4 @@
+import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { beforeAll, describe, expect, test } from "vitest";
 import { z } from "zod";
@@ -35,6 +36,12 @@ async function execute(runId: string, task: Task, worker = "one", poolSignal?: A
   await executeRun(deps, { tenantId, runId }, { [kind]: task }, poolSignal);
   return performance.now() - began;
 }
+
+/** What was logged of stale tokens of a run. */
+const stale = (runId: string) =>
+  lines
+    .filter((line) => line["run_id"] === runId && line.msg === "job_token_stale")
+    .map(({ level, msg, tenant_id, run_id }) => ({ level, msg, tenant_id, run_id }));
 
 /** A handler that never heeds its signal, until the test lets it go. */
 function stubborn(): { task: Task; run: Promise<Run>; letGo: () => void } {
@@ -101,16 +108,41 @@ describe("a run", () => {
     }
   });
 
-  test("does nothing for a token whose run has ended, and nothing for a stranger's", async () => {
+  test("does nothing for a token whose run has ended", async () => {
     const runId = await addRun(database, tenantId, await addKind(database, "ended"));
     await execute(runId, async () => "first");
     await execute(runId, async () => expect.unreachable());
     expect(await runRow(database, runId)).toMatchObject({ state: "COMPLETED", attempt: 1, result: "first" });
+    expect(stale(runId)).toEqual([{ level: 20, msg: "job_token_stale", tenant_id: tenantId, run_id: runId }]);
+  });
 
-    const due = await addRun(database, tenantId, "ended");
-    const stranger = await database.addTenant();
-    expect(await jobClaim(db, stranger.tenantId, due, "stranger")).toBeUndefined();
+  test("drops a token whose run is not there, or a stranger's, and says so as of one that ended", async () => {
+    const due = await addRun(database, tenantId, await addKind(database, "unseen"));
+    const stranger = (await database.addTenant()).tenantId;
+    const deps: RunDeps = { db, log, worker: "one", observe };
+    const before = measured.length;
+    for (const runId of [randomUUID(), due]) {
+      await expect(jobClaim(db, stranger, runId, "stranger")).rejects.toMatchObject({
+        code: "job_run_not_found",
+      });
+      await executeRun(deps, { tenantId: stranger, runId }, { unseen: async () => expect.unreachable() });
+      expect(stale(runId)).toEqual([
+        { level: 20, msg: "job_token_stale", tenant_id: stranger, run_id: runId },
+      ]);
+      expect(messages(runId)).toEqual(["job_token_stale"]);
+    }
+    expect(measured).toHaveLength(before);
     expect(await runRow(database, due)).toMatchObject({ state: "PENDING", attempt: 0 });
+  });
+
+  test("is not dropped when its claim is refused by any other name", async () => {
+    const suspended = (await database.addTenant()).tenantId;
+    const runId = await addRun(database, suspended, await addKind(database, "suspended"));
+    await sql(database, "update app.tenants set status = 'SUSPENDED' where tenant_id = $1", [suspended]);
+    const deps: RunDeps = { db, log, worker: "one", observe };
+    const executed = executeRun(deps, { tenantId: suspended, runId }, {});
+    await expect(executed).rejects.toMatchObject({ code: "rls_enforcement_failed" });
+    expect(messages(runId)).toEqual([]);
   });
 });
 

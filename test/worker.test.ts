@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
+import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -185,6 +186,26 @@ alone("a failed run comes back by its token, when it is due", async (database, c
     failure_count: 2,
     result: { attempt: 3 },
   });
+});
+
+alone("a token whose run is gone is dropped at once, with a line at debug", async (database, context) => {
+  const { tenantId } = await database.addTenant();
+  const { lines, messages } = await work(database, context, { analysis: async () => WORDED });
+  await until(async () => (await ended(database)) === 1);
+
+  const runId = randomUUID();
+  await sql(
+    database,
+    `select graphile_worker.add_job('run', json_build_object('tenant_id', $1::text, 'run_id', $2::text),
+       max_attempts => 5)`,
+    [tenantId, runId],
+  );
+  await until(() => messages(runId).length > 0);
+  await until(async () => (await tokens(database)) === 0, 2_000);
+  expect(lines.filter((line) => line["run_id"] === runId)).toEqual([
+    expect.objectContaining({ level: 20, msg: "job_token_stale", tenant_id: tenantId }),
+  ]);
+  expect(lines.filter((line) => Number(line["level"]) >= 40)).toEqual([]);
 });
 
 alone("a queue that cannot go on stops the worker, which says so", async (database, context) => {

@@ -34,5 +34,5 @@ comment on column app.analyses.finding_count is 'How many findings were open whe
 comment on column app.analyses.created_at is 'When it completed.';
 
 call app_private.isolate('app.analyses', for_system => true);
-grant select on app.analyses to holdfast_tenant;
+call app_private.fence('app.analyses');
 grant select on app.analyses to holdfast_system;

@@ -54,5 +54,5 @@ comment on column app.cost_daily.doubtful_count is
   'How many of them have a flag that touches EffectiveCost; see app_private.doubtful_flags.';
 
 call app_private.isolate('app.cost_daily', for_system => true);
-grant select on app.cost_daily to holdfast_tenant;
+call app_private.fence('app.cost_daily');
 grant select, delete on app.cost_daily to holdfast_system;

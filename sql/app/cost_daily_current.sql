@@ -7,5 +7,3 @@ join app.cost_daily as d
   and d.billing_period_start = p.billing_period_start;
 
 comment on view app.cost_daily_current is 'The daily sums that count now: those of published periods.';
-
-grant select on app.cost_daily_current to holdfast_tenant;

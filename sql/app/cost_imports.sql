@@ -48,5 +48,5 @@ comment on column app.cost_imports.finished_at is 'When it was published or fail
 comment on column app.cost_imports.swept_at is 'When the lines of an import that nobody sees were removed.';
 
 call app_private.isolate('app.cost_imports', for_system => true);
-grant select on app.cost_imports to holdfast_tenant;
+call app_private.fence('app.cost_imports');
 grant select, update on app.cost_imports to holdfast_system;

@@ -156,5 +156,5 @@ comment on column app.cost_lines.dq_flags is
   'What is doubtful about the line: reader_flags and those of app_private.cost_line_flags.';
 
 call app_private.isolate('app.cost_lines', for_system => true);
-grant select on app.cost_lines to holdfast_tenant;
+call app_private.fence('app.cost_lines');
 grant select, delete on app.cost_lines to holdfast_system;

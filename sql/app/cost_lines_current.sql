@@ -7,5 +7,3 @@ join app.cost_lines as l
   and l.billing_period_start = p.billing_period_start;
 
 comment on view app.cost_lines_current is 'The lines that count now: those of published periods.';
-
-grant select on app.cost_lines_current to holdfast_tenant;

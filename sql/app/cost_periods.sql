@@ -21,5 +21,5 @@ comment on column app.cost_periods.import_id is 'The import whose lines of this 
 comment on column app.cost_periods.published_at is 'When the pointer was last moved.';
 
 call app_private.isolate('app.cost_periods', for_system => true);
-grant select on app.cost_periods to holdfast_tenant;
+call app_private.fence('app.cost_periods');
 grant select on app.cost_periods to holdfast_system;

@@ -22,5 +22,5 @@ comment on column app.events.data is 'Facts; never a secret, a prompt or a ticke
 comment on column app.events.created_at is 'When the transaction began.';
 
 call app_private.isolate('app.events', for_system => true);
-grant select on app.events to holdfast_tenant;
+call app_private.fence('app.events');
 grant select, insert on app.events to holdfast_system;

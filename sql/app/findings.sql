@@ -76,5 +76,5 @@ comment on column app.findings.last_seen_at is 'When it was last found.';
 comment on column app.findings.resolved_at is 'When the detector no longer saw it; null while it stands.';
 
 call app_private.isolate('app.findings', for_system => true);
-grant select on app.findings to holdfast_tenant;
+call app_private.fence('app.findings');
 grant select on app.findings to holdfast_system;

@@ -23,11 +23,17 @@ begin
     and r.available_at <= pg_catalog.clock_timestamp()
     and k.kind = r.kind
   returning r.attempt, r.kind, k.timeout_seconds * 1000, r.lease_until, r.input, k.max_retries + 1;
+
+  if not found and not exists (
+    select from app.job_runs as r where r.tenant_id = job_claim.tenant_id and r.id = run_id)
+  then
+    perform app_private.job_fenced(tenant_id, run_id, null);
+  end if;
 end
 $$;
 
 comment on function app.job_claim is
   'Starts the next attempt of a run, with a lease of 20 s that job_heartbeat extends. No row: the token is stale (the '
-  'run is taken, ended, or not due), and there is nothing to do.';
+  'run is taken, ended, or not due), and there is nothing to do. Raises JB101 for a run that is not there.';
 
 grant execute on function app.job_claim to holdfast_worker;

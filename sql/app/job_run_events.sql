@@ -29,5 +29,5 @@ comment on column app.job_run_events.reason is 'The error code, where there was 
 comment on column app.job_run_events.created_at is 'When it happened.';
 
 call app_private.isolate('app.job_run_events', for_system => true);
-grant select on app.job_run_events to holdfast_tenant;
+call app_private.fence('app.job_run_events');
 grant select, insert on app.job_run_events to holdfast_system;

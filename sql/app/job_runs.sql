@@ -66,5 +66,5 @@ comment on column app.job_runs.started_at is 'When the last attempt began.';
 comment on column app.job_runs.finished_at is 'When it ended for good.';
 
 call app_private.isolate('app.job_runs', for_system => true);
-grant select on app.job_runs to holdfast_tenant;
+call app_private.fence('app.job_runs');
 grant select, insert, update on app.job_runs to holdfast_system;

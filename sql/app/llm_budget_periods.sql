@@ -34,5 +34,5 @@ comment on column app.llm_budget_periods.admitted_limit_nanousd is
   'The highest limit under which a call was admitted, in nano-USD; llm_check compares with it.';
 
 call app_private.isolate('app.llm_budget_periods', for_system => true);
-grant select on app.llm_budget_periods to holdfast_tenant;
+call app_private.fence('app.llm_budget_periods');
 grant select, update on app.llm_budget_periods to holdfast_system;

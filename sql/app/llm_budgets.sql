@@ -36,5 +36,5 @@ comment on column app.llm_budgets.created_at is 'When it was made.';
 comment on column app.llm_budgets.updated_at is 'When a person last changed it.';
 
 call app_private.isolate('app.llm_budgets', for_system => true);
-grant select on app.llm_budgets to holdfast_tenant;
+call app_private.fence('app.llm_budgets');
 grant select, insert, update on app.llm_budgets to holdfast_system;

@@ -56,5 +56,5 @@ comment on column app.llm_reservations.expires_at is 'When an unanswered hold be
 comment on column app.llm_reservations.closed_at is 'When it ended; null while it is RESERVED or PRESUMED.';
 
 call app_private.isolate('app.llm_reservations', for_system => true);
-grant select on app.llm_reservations to holdfast_tenant;
+call app_private.fence('app.llm_reservations');
 grant select, update on app.llm_reservations to holdfast_system;

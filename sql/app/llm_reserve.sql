@@ -31,6 +31,12 @@ begin
     return;
   end if;
 
+  if run_id is not null and not exists (
+    select from app.job_runs as r where r.tenant_id = llm_reserve.tenant_id and r.id = llm_reserve.run_id)
+  then
+    perform app_private.job_fenced(tenant_id, run_id, attempt);
+  end if;
+
   select p.* into v_price from app_private.llm_price_of(provider, model, v_at) as p;
   v_needed := app_private.llm_cost_nanousd(input_tokens_bound, 0, max_output_tokens,
     greatest(v_price.input_rate, v_price.cached_rate), null, v_price.output_rate);
@@ -55,6 +61,7 @@ $$;
 
 comment on function app.llm_reserve is
   'Holds the most that a model call can cost, in every budget of the tenant or in none, before the call is made. The '
-  'same key and request answer the first hold again. Raises LB101 budget_exceeded, LB102 no_price, LB103, LB105.';
+  'same key and request answer the first hold again. Raises LB101 budget_exceeded, LB102 no_price, LB103, LB105, '
+  'JB101 for a run_id that is no run of the tenant.';
 
 grant execute on function app.llm_reserve to holdfast_service, holdfast_worker;

@@ -49,5 +49,5 @@ comment on column app.llm_usage.simulated is 'True where nobody is billed.';
 comment on column app.llm_usage.created_at is 'When it was settled.';
 
 call app_private.isolate('app.llm_usage', for_system => true);
-grant select on app.llm_usage to holdfast_tenant;
+call app_private.fence('app.llm_usage');
 grant select on app.llm_usage to holdfast_system;

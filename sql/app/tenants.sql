@@ -42,5 +42,5 @@ comment on column app.tenants.created_at is 'When the tenant was made.';
 comment on column app.tenants.updated_at is 'When a person last changed it.';
 
 call app_private.isolate('app.tenants', for_system => true);
-grant select on app.tenants to holdfast_tenant;
+call app_private.fence('app.tenants');
 grant select, insert, update on app.tenants to holdfast_system;

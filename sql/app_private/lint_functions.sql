@@ -5,7 +5,8 @@ with functions as (
          coalesce(p.proargnames[1:2], '{}') as first_arguments,
          coalesce(pg_catalog.obj_description(p.oid, 'pg_proc'), '') as meaning
   from pg_catalog.pg_proc as p
-  join pg_catalog.pg_namespace as n on n.oid = p.pronamespace and n.nspname in ('app', 'app_private', 'ops')
+  join pg_catalog.pg_namespace as n
+    on n.oid = p.pronamespace and n.nspname in ('app', 'app_private', 'ops', 'tenant')
   join pg_catalog.pg_language as l on l.oid = p.prolang
 )
 select 'function_without_search_path' as rule, f.oid::regprocedure::text as object

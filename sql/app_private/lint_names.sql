@@ -2,7 +2,8 @@ create or replace view app_private.lint_names as
 with relations as (
   select c.oid, c.relkind, c.relname
   from pg_catalog.pg_class as c
-  join pg_catalog.pg_namespace as n on n.oid = c.relnamespace and n.nspname in ('app', 'app_private', 'ops')
+  join pg_catalog.pg_namespace as n
+    on n.oid = c.relnamespace and n.nspname in ('app', 'app_private', 'ops', 'tenant')
   where c.relkind in ('r', 'p', 'v', 'm') and not c.relispartition
 )
 select 'missing_comment' as rule, r.oid::regclass::text as object
@@ -16,7 +17,8 @@ where r.relkind in ('r', 'p') and pg_catalog.col_description(r.oid, a.attnum) is
 union all
 select 'missing_comment', p.oid::regprocedure::text
 from pg_catalog.pg_proc as p
-join pg_catalog.pg_namespace as n on n.oid = p.pronamespace and n.nspname in ('app', 'app_private', 'ops')
+join pg_catalog.pg_namespace as n
+  on n.oid = p.pronamespace and n.nspname in ('app', 'app_private', 'ops', 'tenant')
 where pg_catalog.obj_description(p.oid, 'pg_proc') is null
 union all
 -- The name of a constraint is what a person reads when it is broken.

@@ -1,19 +1,12 @@
 create or replace view app_private.lint_reach as
-with roles as (
-  -- The tenant role, and the logins that become it: what it may run may go back to them. People see all tenants.
-  select r.oid, r.rolname
-  from pg_catalog.pg_roles as r
-  where r.rolname = 'holdfast_tenant'
-    or (r.rolcanlogin and not r.rolsuper and not r.rolcreaterole and r.rolname <> 'holdfast_ops'
-      and pg_catalog.pg_has_role(r.oid, 'holdfast_tenant', 'member'))
-), schemas as (
+with schemas as (
   -- All but PostgreSQL's own and that of its extensions.
-  select n.oid, n.nspname in ('app', 'app_private', 'ops') as ours
+  select n.oid, n.nspname in ('app', 'app_private', 'ops', 'tenant') as ours
   from pg_catalog.pg_namespace as n
   where n.nspname !~ '^(pg_|information_schema$|public$)'
 )
 select 'reach_beyond_ticket' as rule, r.rolname || ' ' || p.oid::regprocedure as object
-from roles as r
+from app_private.doctor_exposed as r
 cross join schemas as s
 join pg_catalog.pg_proc as p on p.pronamespace = s.oid
 where pg_catalog.has_schema_privilege(r.oid, s.oid, 'usage')
@@ -26,7 +19,7 @@ where pg_catalog.has_schema_privilege(r.oid, s.oid, 'usage')
 union all
 -- Tables of ours are in lint_rights.
 select 'reach_beyond_ticket', r.rolname || ' ' || c.oid::regclass
-from roles as r
+from app_private.doctor_exposed as r
 cross join schemas as s
 join pg_catalog.pg_class as c on c.relnamespace = s.oid and c.relkind in ('r', 'p', 'v', 'm', 'f')
 where not s.ours
@@ -34,7 +27,7 @@ where not s.ours
   and pg_catalog.has_table_privilege(r.oid, c.oid, 'select, insert, update, delete, truncate')
 union all
 select 'reach_beyond_ticket', r.rolname || ' is a member of ' || m.rolname
-from roles as r
+from app_private.doctor_exposed as r
 join pg_catalog.pg_roles as m
   on m.oid <> r.oid and m.rolname <> 'holdfast_tenant' and pg_catalog.pg_has_role(r.oid, m.oid, 'member');
 

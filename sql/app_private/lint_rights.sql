@@ -2,10 +2,12 @@ create or replace view app_private.lint_rights as
 with ours as (
   select n.oid, n.nspowner, n.nspacl, n.nspname
   from pg_catalog.pg_namespace as n
-  where n.nspname in ('app', 'app_private', 'ops')
+  where n.nspname in ('app', 'app_private', 'ops', 'tenant')
 ), grants as (
-  select c.oid, c.relispartition, x.privilege_type, x.grantee = c.relowner as own,
-         coalesce(r.rolname, 'public') as grantee
+  select c.oid, x.privilege_type,
+         n.nspname = 'tenant' or (n.nspname = 'app' and c.relname in (
+           'error_codes', 'tiers', 'llm_prices', 'job_kinds', 'job_run_transitions')) as fenced,
+         x.grantee = c.relowner as own, coalesce(r.rolname, 'public') as grantee
   from pg_catalog.pg_class as c
   join ours as n on n.oid = c.relnamespace
   cross join lateral (
@@ -24,7 +26,7 @@ where not g.own and (g.grantee = 'public'
   or (g.grantee in ('holdfast_service', 'holdfast_worker')
     and (g.oid, g.privilege_type) <> ('app.error_codes'::regclass, 'SELECT'))
   or (g.grantee not in ('holdfast_owner', 'holdfast_system') and g.privilege_type <> 'SELECT')
-  or (g.grantee = 'holdfast_tenant' and g.relispartition)
+  or (g.grantee = 'holdfast_tenant' and not g.fenced)
   -- What row security does not filter: whole tables, and keys and triggers that look into them.
   or (g.grantee = 'holdfast_system'
     and g.privilege_type in ('TRUNCATE', 'REFERENCES', 'TRIGGER', 'MAINTAIN')))

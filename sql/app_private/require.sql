@@ -5,8 +5,7 @@ parallel restricted
 set search_path = ''
 as $$
 begin
-  perform app_private.current_tenant_id();
-  return true;
+  return app_private.current_tenant_id() is not null;
 end
 $$;
 

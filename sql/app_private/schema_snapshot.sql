@@ -3,7 +3,8 @@ with relations as (
   select c.oid, c.relkind, c.reltype, c.relowner, c.relacl, c.reloptions, c.relrowsecurity,
          c.relforcerowsecurity
   from pg_catalog.pg_class as c
-  join pg_catalog.pg_namespace as n on n.oid = c.relnamespace and n.nspname in ('app', 'app_private', 'ops')
+  join pg_catalog.pg_namespace as n
+    on n.oid = c.relnamespace and n.nspname in ('app', 'app_private', 'ops', 'tenant')
   where c.relkind in ('r', 'p', 'v', 'm', 'c', 'S')
     and not c.relispartition  -- partitions depend on the day they were made
 )
@@ -51,7 +52,8 @@ select 'function', p.oid::regprocedure::text,
          (select string_agg(x::text, ' ' order by x::text) from unnest(p.proacl) as x),
          pg_catalog.obj_description(p.oid, 'pg_proc'))
 from pg_catalog.pg_proc as p
-join pg_catalog.pg_namespace as n on n.oid = p.pronamespace and n.nspname in ('app', 'app_private', 'ops')
+join pg_catalog.pg_namespace as n
+  on n.oid = p.pronamespace and n.nspname in ('app', 'app_private', 'ops', 'tenant')
 where p.prokind <> 'a'
 union all
 select 'default_privileges',
@@ -65,7 +67,7 @@ select 'schema', n.nspname,
          (select string_agg(x::text, ' ' order by x::text) from unnest(n.nspacl) as x),
          pg_catalog.obj_description(n.oid, 'pg_namespace'))
 from pg_catalog.pg_namespace as n
-where n.nspname in ('app', 'app_private', 'ops');
+where n.nspname in ('app', 'app_private', 'ops', 'tenant');
 
 comment on view app_private.schema_snapshot is
   'Everything that the files of sql/ and the migrations must agree on, as text: columns, constraints, indexes, '

@@ -14,7 +14,7 @@ begin
       hint    = 'Once per session: select * from ops.become(tenant => …, reason => …);';
   end if;
 
-  v_tenant_id := pg_catalog.split_part(v_ticket, '.', 3);
+  v_tenant_id := pg_catalog.split_part(v_ticket, '.', 3)::uuid;
   perform app.enter(v_tenant_id, v_ticket);
   -- Ends with the transaction, as what app.enter set does.
   perform pg_catalog.set_config('role', 'holdfast_tenant', true);

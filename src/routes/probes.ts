@@ -2,12 +2,11 @@
 import { randomUUID } from "node:crypto";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { z } from "zod";
-import { type Db, systemCall } from "../db.ts";
+import { call, type Db } from "../db.ts";
 import { AppError } from "../errors.ts";
 import type { Log } from "../log.ts";
 import { isUnmigrated } from "../login_check.ts";
 import type { Metrics } from "../metrics.ts";
-import { mintTicket } from "../tickets.ts";
 
 /** Whether to send requests here, and what was looked at; `cause` is for the log. */
 export type Readiness = { ready: boolean; checks: Record<string, boolean>; cause?: unknown };
@@ -23,9 +22,9 @@ const Checks = z.object({ migrations: z.boolean(), ticket_key: z.boolean() });
 export async function databaseReadiness(db: Db, migration: string): Promise<Readiness> {
   const signal = AbortSignal.timeout(READY_DEADLINE_MS);
   try {
-    const ticket = mintTicket(db.ticketKey, randomUUID(), 0);
-    const text = "select app.migration_applied($1) as migrations, app.ticket_check($2) as ticket_key";
-    const [found] = await systemCall(db, text, [migration, ticket], Checks, { signal });
+    const text =
+      "select app.migration_applied($3) as migrations, app.ticket_check($2) as ticket_key, $1::uuid as nobody";
+    const [found] = await call(db, randomUUID(), text, [migration], Checks, { signal });
     const { migrations, ticket_key } = found!;
     return { ready: migrations && ticket_key, checks: { database: true, migrations, ticket_key } };
   } catch (cause) {

@@ -60,7 +60,7 @@ describe("it works", () => {
       await ledger.reserve(tenantId, { runId: id }),
       await ledger.reserve(tenantId, { runId: id, attempt: 2 }),
     ];
-    await ledger.reserve(tenantId, { runId: randomUUID() });
+    await ledger.reserve(tenantId, { runId: await runs.add(tenantId) });
     await ledger.reserve(tenantId);
     await ledger.settle(tenantId, first["id"], 100, 20);
     await ledger.presume(tenantId, second["id"]);

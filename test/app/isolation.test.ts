@@ -67,7 +67,7 @@ async function readable(withTenant: boolean): Promise<string[]> {
   const { rows } = await database.superuser.query<{ name: string }>(
     `select c.oid::regclass::text as name
      from pg_class as c
-     where c.relnamespace in ('app'::regnamespace, 'app_private'::regnamespace, 'ops'::regnamespace)
+     where c.relnamespace::regnamespace::text in ('app', 'app_private', 'ops', 'tenant')
        and c.relkind in ('r', 'p', 'v', 'm', 'f')
        and has_table_privilege('holdfast_tenant', c.oid, 'select')
        and $1 = exists (select from pg_attribute as a where a.attrelid = c.oid and a.attname = 'tenant_id')
@@ -97,9 +97,11 @@ describe("the tenant role, inside its tenant", () => {
   test("sees in every table all of its own rows and no other", async () => {
     const names = await readable(true);
     expect(names.length).toBeGreaterThan(12);
+    expect(names.every((name) => name.startsWith("tenant."))).toBe(true);
     for (const name of names) {
       const all = await database.superuser.query(
-        `select count(*) filter (where tenant_id = $1)::integer as own, count(*)::integer as of_all from ${name}`,
+        `select count(*) filter (where tenant_id = $1)::integer as own, count(*)::integer as of_all
+         from ${name.replace("tenant.", "app.")}`,
         [tenants.mine],
       );
       const { own, of_all } = all.rows[0];
@@ -144,7 +146,7 @@ describe("the tenant role, inside its tenant", () => {
       await asTenant(client, tenantId);
       const { rows } = await client.query({
         name: "kept",
-        text: "select tenant_id from app.tenants where name > $1",
+        text: "select tenant_id from tenant.tenants where name > $1",
         values: [""],
       });
       await client.query("commit");
@@ -159,7 +161,7 @@ describe("the tenant role, inside its tenant", () => {
       await client.query("set local role holdfast_tenant");
       const stale = client.query({
         name: "kept",
-        text: "select tenant_id from app.tenants where name > $1",
+        text: "select tenant_id from tenant.tenants where name > $1",
         values: [""],
       });
       await expect(stale).rejects.toMatchObject({ code: "42501", routine: "check_enable_rls" });
@@ -170,37 +172,23 @@ describe("the tenant role, inside its tenant", () => {
   });
 });
 
-describe("without a tenant, nobody is answered with silence", () => {
+// test/attack/silence.test.ts asks more, of everybody; this is strict where the place of the tenant is not just empty.
+describe("without a tenant, the tenant role is not answered with silence when it turns row_security on", () => {
+  // Not those that want no row: a fence of which no row can be wanted is not even planned.
   const statements = [
-    "select count(*) from $t where false",
     "select * from $t",
-    "select 1 from $t limit 0",
     "select exists (select from $t)",
     "select * from $t where tenant_id = '00000000-0000-0000-0000-000000000000'",
     "select * from $t where tenant_id is null",
     "select (select count(*) from $t)",
-    "with t as (select * from $t) select 1 from (select 1 as one) as x left join t on false",
   ];
-
-  test("by default, for the connection says row_security = off", async () => {
-    for (const name of await readable(true)) {
-      await rolledBack(database.service.pool, async (client) => {
-        await client.query("set local role holdfast_tenant");
-        for (const text of statements) {
-          expect(await outcome(client, text.replaceAll("$t", name)), `${text} ${name}`).toBe(REFUSED);
-        }
-      });
-    }
-  });
 
   test.each([
     ["unset", "select 1"],
     ["left empty by an earlier transaction", "set local app.tenant = ''"],
     ["malformed", "set local app.tenant = 'x'"],
-  ])("with row_security = on and the tenant %s", async (_what, before) => {
-    // Tables alone: a view of which no row can be wanted is not even planned, and only the default above refuses it.
-    const names = (await readable(true)).filter((name) => !name.endsWith("_current"));
-    for (const name of names) {
+  ])("and the tenant is %s", async (_what, before) => {
+    for (const name of await readable(true)) {
       await rolledBack(database.service.pool, async (client) => {
         await client.query("set local row_security = on; set local role holdfast_tenant");
         await client.query(before);
@@ -209,22 +197,6 @@ describe("without a tenant, nobody is answered with silence", () => {
         }
       });
     }
-  });
-
-  test("the owner of the tables is bound too", async () => {
-    const { rows } = await database.superuser.query<{ name: string }>(
-      `select c.oid::regclass::text as name from pg_class as c
-       where c.relnamespace = 'app'::regnamespace and c.relkind in ('r', 'p')
-         and exists (select from pg_attribute as a where a.attrelid = c.oid and a.attname = 'tenant_id')`,
-    );
-    expect(rows.length).toBeGreaterThan(40);
-    await rolledBack(database.superuser, async (client) => {
-      await client.query("set local role holdfast_owner");
-      for (const { name } of rows) {
-        expect(await outcome(client, `select count(*) from ${name} where false`), name).toBe(RAISED);
-        expect(await outcome(client, `delete from ${name} where false`), name).toBe(RAISED);
-      }
-    });
   });
 });
 

@@ -1,7 +1,7 @@
 // sql/app/job_claim.sql: one worker, one attempt.
 import { randomUUID } from "node:crypto";
 import { beforeAll, describe, expect, test } from "vitest";
-import { as, collide, refusal, strangerIsRefused } from "../support/contract.ts";
+import { as, bytesOf, collide, refusal, strangerIsRefused } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
 import { runsOf } from "../support/runs.ts";
 
@@ -92,14 +92,30 @@ describe("it works twice: the second token is stale", () => {
     expect(await runs.claim(tenantId, runId)).toBeUndefined();
     expect(await runs.row(runId)).toMatchObject({ state, attempt: 1 });
   });
-
-  test("a run that is not there is nothing to do", async () => {
-    expect(await runs.claim(tenantId, randomUUID())).toBeUndefined();
-    expect(await runs.claim(tenantId, null as unknown as string)).toBeUndefined();
-  });
 });
 
 describe("it refuses", () => {
+  test("a run that is not there, and another tenant's in the same bytes, whatever its state", async () => {
+    const absent = await refusal(runs.claim(tenantId, randomUUID()), "job_run_not_found");
+    expect(absent).toMatchObject({ status: 404, detail: {}, hint: expect.stringContaining("this tenant") });
+
+    const foreign = (await database.addTenant()).tenantId;
+    const [pending, running, failed, completed] = [
+      await runs.add(foreign, "plain"),
+      await runs.running(foreign, "plain"),
+      await runs.running(foreign, "plain"),
+      await runs.running(foreign, "plain"),
+    ];
+    await runs.fail(foreign, failed, 1);
+    await runs.complete(foreign, completed, 1, {});
+    for (const id of [pending, running, failed, completed, null as unknown as string]) {
+      const before = await runs.row(id);
+      const refused = await refusal(runs.claim(tenantId, id), "job_run_not_found");
+      expect(bytesOf(refused)).toBe(bytesOf(absent));
+      expect(await runs.row(id)).toEqual(before);
+    }
+  });
+
   test("a suspended tenant", async () => {
     const suspended = await database.addTenant();
     const runId = await runs.add(suspended.tenantId, "plain");
@@ -126,6 +142,6 @@ test("a stranger gets nothing", async () => {
     "select * from app.job_claim($1, $2, $3, 'w')",
     [runId],
   );
-  expect(await runs.claim(stranger.tenantId, runId)).toBeUndefined();
+  await refusal(runs.claim(stranger.tenantId, runId), "job_run_not_found");
   expect(await runs.row(runId)).toMatchObject({ state: "PENDING", worker: null });
 });

@@ -187,16 +187,21 @@ describe("the audit trail", () => {
       await runs.add(tenantId, "plain"),
       await runs.add((await database.addTenant()).tenantId, "plain"),
     ];
-    const client = await database.worker.pool.connect();
+    const client = await database.service.pool.connect();
     try {
       await client.query("begin");
       await client.query("select app.enter($1, $2)", [tenantId, database.ticket(tenantId)]);
       await client.query("set local role holdfast_tenant");
       const { rows: seen } = await client.query(
-        "select run_id from app.job_run_events where run_id = any ($1)",
+        "select run_id from tenant.job_run_events where run_id = any ($1)",
         [[own, foreign]],
       );
       expect(seen).toEqual([{ run_id: own }]);
+      await client.query("savepoint before");
+      await expect(client.query("delete from tenant.job_run_events")).rejects.toMatchObject({
+        code: "55000",
+      });
+      await client.query("rollback to before");
       await expect(client.query("delete from app.job_run_events")).rejects.toMatchObject({ code: "42501" });
     } finally {
       await client.query("rollback");

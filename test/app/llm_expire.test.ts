@@ -1,9 +1,9 @@
 // sql/app/llm_expire.sql: what was held too long is presumed, among all tenants.
-import { randomUUID } from "node:crypto";
 import { beforeAll, describe, expect, test } from "vitest";
 import { besides, type Row, refusal } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
 import { ledgerOf } from "../support/ledger.ts";
+import { runsOf } from "../support/runs.ts";
 
 const database = testDatabase();
 const ledger = ledgerOf(database);
@@ -37,7 +37,7 @@ describe("it works", () => {
 
   test("it tells which, whose, and of which run", async () => {
     const [one, other] = [await database.addTenant(), await database.addTenant()];
-    const runId = randomUUID();
+    const runId = await runsOf(database).add(one.tenantId);
     const ofRun = await reserve(one.tenantId, { ttl: "0", runId });
     const ofClient = await reserve(other.tenantId, { ttl: "0" });
     const told = await expired();

@@ -1,12 +1,14 @@
 // sql/app/llm_reserve.sql: the hold before the call.
 import { randomUUID } from "node:crypto";
 import { beforeAll, describe, expect, test } from "vitest";
-import { refusal, strangerIsRefused } from "../support/contract.ts";
+import { bytesOf, refusal, strangerIsRefused } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
 import { type Asked, ledgerOf, RESERVE, reserveValues } from "../support/ledger.ts";
+import { runsOf } from "../support/runs.ts";
 
 const database = testDatabase();
 const ledger = ledgerOf(database);
+const runs = runsOf(database);
 const { reserve, setBudget, balances, holdCount, broken } = ledger;
 
 beforeAll(() => ledger.setPrices());
@@ -83,7 +85,7 @@ describe("it works", () => {
 describe("it works twice", () => {
   test("the same key and request answer the first hold, whatever has become of it", async () => {
     const { tenantId } = await database.addTenant({ limitUsd: "0.001" });
-    const asked = { key: "again", runId: randomUUID() };
+    const asked = { key: "again", runId: await runs.add(tenantId) };
     const first = await reserve(tenantId, asked);
     const second = await reserve(tenantId, asked); // there is no money for another
     expect(second).toEqual({ ...first, replayed: true });
@@ -171,6 +173,33 @@ describe("it refuses", () => {
       expect(refused.status).toBe(402);
     }
     expect(await holdCount(tenantId)).toBe(0);
+  });
+
+  test("a run that is not there, and another tenant's in the same bytes, and keeps nothing of either", async () => {
+    const { tenantId } = await database.addTenant();
+    const foreign = await database.addTenant();
+    const theirs = await runs.add(foreign.tenantId);
+    await reserve(foreign.tenantId, { runId: theirs });
+
+    const absent = await refusal(reserve(tenantId, { runId: randomUUID() }), "job_run_not_found");
+    expect(absent).toMatchObject({ status: 404, detail: {}, hint: expect.stringContaining("this tenant") });
+    const asked = { key: "of a run", runId: theirs };
+    expect(bytesOf(await refusal(reserve(tenantId, asked), "job_run_not_found"))).toBe(bytesOf(absent));
+    expect(await holdCount(tenantId)).toBe(0);
+    expect(await balances(tenantId)).toEqual([]);
+    expect(await broken()).toEqual([]);
+
+    // The key of the refused call is free.
+    expect(await reserve(tenantId, { ...asked, runId: await runs.add(tenantId) })).toMatchObject({
+      replayed: false,
+    });
+  });
+
+  test("a run that is not there before it looks at the price and the budget", async () => {
+    const { tenantId } = await database.addTenant({ limitUsd: "0" });
+    for (const provider of ["p", "unheard-of"]) {
+      await refusal(reserve(tenantId, { provider, runId: randomUUID() }), "job_run_not_found");
+    }
   });
 
   test.each<[string, Asked]>([

@@ -4,17 +4,19 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { collide, oneAs, type Row, refusal, strangerIsRefused } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
 import { ledgerOf } from "../support/ledger.ts";
+import { runsOf } from "../support/runs.ts";
 
 const database = testDatabase();
 const ledger = ledgerOf(database);
+const runs = runsOf(database);
 const { reserve, settle, balances, broken } = ledger;
 
 beforeAll(() => ledger.setPrices());
 
-/** A tenant with one hold of 1,000,000 nano-USD. */
+/** A tenant with a run that holds 1,000,000 nano-USD. */
 async function held(limitUsd = "1"): Promise<{ tenantId: string; name: string; id: string }> {
   const tenant = await database.addTenant({ limitUsd });
-  const { id } = await reserve(tenant.tenantId, { runId: randomUUID() });
+  const { id } = await reserve(tenant.tenantId, { runId: await runs.add(tenant.tenantId) });
   return { ...tenant, id };
 }
 

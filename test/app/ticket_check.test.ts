@@ -45,7 +45,7 @@ test("it enters nobody", async () => {
   await rolledBack(database.service.pool, async (client) => {
     await client.query("select app.ticket_check($1)", [database.ticket(tenantId)]);
     await client.query("set local row_security = on; set local role holdfast_tenant");
-    await expect(client.query("select from app.tenants")).rejects.toMatchObject({ code: "RL101" });
+    await expect(client.query("select from tenant.tenants")).rejects.toMatchObject({ code: "RL101" });
   });
 });
 

@@ -45,8 +45,8 @@ const THING = "app_private.thing()";
 const DO = "app.thing_do(uuid,text)";
 const SYSTEM = "set local role holdfast_system;";
 const SUPERUSER = "reset role;";
-const VIEW = `create view app.things_current WITH as select t.tenant_id from app.tenants as t;
-  comment on view app.things_current is 'Things.'; grant select on app.things_current to holdfast_tenant;`;
+const FENCE = `create view tenant.things WITH as select t.tenant_id from app.tenants as t END;
+  comment on view tenant.things is 'Things.';`;
 
 /** What is planted (as holdfast_owner), and what exactly is reported: the objects under their rule. */
 const faults: Record<string, [fault: string, ...objects: string[]][]> = {
@@ -118,6 +118,14 @@ const faults: Record<string, [fault: string, ...objects: string[]][]> = {
     ["grant select on app.tiers to holdfast_service", "app.tiers holdfast_service SELECT"],
     ["grant insert on app.error_codes to holdfast_worker", "app.error_codes holdfast_worker INSERT"],
     ["grant update (headline) on app.findings to holdfast_tenant", "app.findings holdfast_tenant UPDATE"],
+    ["grant select on app.findings to holdfast_tenant", "app.findings holdfast_tenant SELECT"],
+    ["grant select (id) on app.findings to holdfast_tenant", "app.findings holdfast_tenant SELECT"],
+    [
+      "grant select on app.cost_lines_current to holdfast_tenant",
+      "app.cost_lines_current holdfast_tenant SELECT",
+    ],
+    [`${SYSTEM} grant select on ops.tenants to holdfast_tenant`, "ops.tenants holdfast_tenant SELECT"],
+    ["grant update on tenant.findings to holdfast_tenant", "tenant.findings holdfast_tenant UPDATE"],
     ["grant trigger on app.findings to holdfast_tenant", "app.findings holdfast_tenant TRIGGER"],
     [
       "create sequence ops.things_seq; grant usage on sequence ops.things_seq to holdfast_worker",
@@ -140,15 +148,18 @@ const faults: Record<string, [fault: string, ...objects: string[]][]> = {
       "app.tiers holdfast_system",
     ],
   ],
-  view_hides_its_reader: [
-    [VIEW.replace("WITH", ""), "app.things_current"],
-    [VIEW.replace("WITH", "with (security_invoker = true)"), "app.things_current"],
-    [VIEW.replace("WITH", "with (security_barrier = true)"), "app.things_current"],
-    ["alter view app.cost_lines_current set (security_invoker = false)", "app.cost_lines_current"],
+  fence_open: [
+    [FENCE.replace("WITH", "").replace("END", "offset 0"), "tenant.things"],
+    [FENCE.replace("WITH", "with (security_barrier = true)").replace("END", ""), "tenant.things"],
+    [FENCE.replace("WITH", "with (security_barrier = true)").replace("END", "limit 9"), "tenant.things"],
+    [FENCE.replace("WITH", "with (security_invoker = true)").replace("END", ""), "tenant.things"],
+    ["alter view tenant.cost_lines_current reset (security_invoker)", "tenant.cost_lines_current"],
+    ["alter view tenant.findings set (security_barrier = false)", "tenant.findings"],
+    ["alter view tenant.findings reset (security_barrier)", "tenant.findings"],
     [
-      `create materialized view app.things_kept as select 1 as one; comment on materialized view app.things_kept is 'Kept.';
-       grant select on app.things_kept to holdfast_tenant`,
-      "app.things_kept",
+      `create materialized view tenant.things as select 1 as one offset 0;
+       comment on materialized view tenant.things is 'Kept.'`,
+      "tenant.things",
     ],
   ],
   schema_open: [
@@ -171,7 +182,7 @@ const faults: Record<string, [fault: string, ...objects: string[]][]> = {
     ["grant execute on function app.maintain to holdfast_service", "holdfast_service app.maintain(integer)"],
     [
       "grant execute on function app_private.seal to holdfast_tenant",
-      "holdfast_tenant app_private.seal(text)",
+      "holdfast_tenant app_private.seal(bytea,text)",
     ],
     [
       "create schema extra; grant usage on schema extra to holdfast_service; create table extra.jobs (); grant insert on extra.jobs to holdfast_service",
@@ -213,7 +224,7 @@ const faults: Record<string, [fault: string, ...objects: string[]][]> = {
   tenant_not_parallel_restricted: [
     ["alter function app_private.require parallel safe", "app_private.require()"],
     ["alter function app_private.current_tenant_id parallel safe", "app_private.current_tenant_id()"],
-    ["alter function app_private.seal parallel unsafe", "app_private.seal(text)"],
+    ["alter function app_private.seal parallel unsafe", "app_private.seal(bytea,text)"],
   ],
   contract_does_not_enter: [
     [contract({ body: "begin end" }), DO],

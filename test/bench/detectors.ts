@@ -10,7 +10,7 @@ import type { TestProject } from "vitest/node";
 import { importFocus } from "../../src/imports.ts";
 import type { SeriesPlace, Truth } from "../../src/sample/truth.ts";
 import { type SampleTenant, sampleTenants, writeSample } from "../../src/sample.ts";
-import { TEST_PASSWORD, TEST_TICKET_KEY, type TestServer } from "../support/constants.ts";
+import { inDatabase, TEST_PASSWORD, TEST_TICKET_KEY, type TestServer } from "../support/constants.ts";
 import setup from "../support/server.ts";
 
 const SCORED_DAYS = 30;
@@ -83,7 +83,7 @@ async function bench({ administrator, host, port, template }: TestServer, seeds:
     new pg.Pool({ host, port, user, password: TEST_PASSWORD, database: template });
   const people = login("holdfast_ops");
   const db = { pool: login("holdfast_worker"), ticketKey: TEST_TICKET_KEY };
-  const superuser = new pg.Pool({ ...administrator, database: template });
+  const superuser = new pg.Pool(inDatabase(administrator, template));
   const directory = await mkdtemp(join(tmpdir(), "bench-"));
 
   const scores: Score[] = [];

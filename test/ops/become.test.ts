@@ -41,7 +41,7 @@ test("a person becomes the tenant in one transaction after another, and is a per
     for (const end of ["commit", "rollback", "commit"]) {
       await client.query("begin");
       expect((await client.query("select ops.enter() as id")).rows).toEqual([{ id: mine.tenantId }]);
-      const { rows: seen } = await client.query("select current_user, tenant_id from app.tenants");
+      const { rows: seen } = await client.query("select current_user, tenant_id from tenant.tenants");
       expect(seen).toEqual([{ current_user: "holdfast_tenant", tenant_id: mine.tenantId }]);
       await expectRefused(client, "select from ops.tenants", "42501");
       await expectRefused(client, "update app.tenants set name = 'x'", "42501");

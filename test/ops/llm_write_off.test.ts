@@ -4,6 +4,7 @@ import { expect, test } from "vitest";
 import { presume, reserve, settle } from "../../src/budgets.ts";
 import { raised } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
+import { runsOf } from "../support/runs.ts";
 
 const database = testDatabase();
 const WRITE_OFF = "select tenant, model, amount_usd, status from ops.llm_write_off($1, $2, $3)";
@@ -16,7 +17,7 @@ async function held(presumed: boolean) {
     model: "offline-analyst",
     inputTokensBound: 1_000_000,
     maxOutputTokens: 0,
-    runId: randomUUID(),
+    runId: await runsOf(database).add(tenant.tenantId),
     attempt: 1,
     ttlMs: 60_000,
   });

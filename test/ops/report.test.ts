@@ -1,5 +1,4 @@
 // sql/ops/report.sql and the other views for people: what a tenant has, spends and did.
-import { randomUUID } from "node:crypto";
 import { beforeAll, describe, expect, test } from "vitest";
 import { type Row, refusal } from "../support/contract.ts";
 import { usage } from "../support/costs.ts";
@@ -184,7 +183,7 @@ test("runs: newest first, with their errors", async () => {
 
 test("llm_calls: what was held and what it cost", async () => {
   const { tenantId, name } = await database.addTenant();
-  const runId = randomUUID();
+  const runId = await runs.add(tenantId);
   await ledger.settle(tenantId, (await ledger.reserve(tenantId, { runId }))["id"], 100, 20);
   await ledger.release(tenantId, (await ledger.reserve(tenantId))["id"]);
   expect(await seen("select * from ops.llm_calls where tenant = $1", [name])).toMatchObject([

@@ -279,10 +279,9 @@ test("a genuine token of a tenant that is gone or suspended is 401, counted, and
   const refusal = lines.map((line) => JSON.parse(line)).find((line) => line.msg === "rls_enforcement_failed");
   expect(refusal).toMatchObject({
     level: "error",
-    tenant_id: suspended.id,
-    subject: "joe",
     err: { cause: { detail: expect.stringContaining("the tenant is not active") } },
   });
+  expect(refusal).not.toHaveProperty("tenant_id");
   expect(lines.join("")).not.toMatch(/v1\.\d/);
 });
 

@@ -44,6 +44,13 @@ export async function refusal(called: Promise<unknown>, code: string): Promise<A
   return error;
 }
 
+/** All that SQL said when it refused: two refusals that say the same are the same bytes. */
+export function bytesOf(refused: AppError): string {
+  const said = refused.cause as Record<string, unknown>;
+  expect(said).toMatchObject({ severity: "ERROR", code: refused.sqlstate });
+  return JSON.stringify([["message", said["message"]], ...Object.entries(said)], null, 1);
+}
+
 /**
  * A stranger with a good ticket of its own calls for `tenantId`, then for itself and for nobody: refused each time the
  * tenant and the ticket do not belong together. `text` is a statement as `as` takes it. Gives the stranger.

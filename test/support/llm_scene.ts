@@ -9,6 +9,7 @@ import type { Usage } from "../../src/budgets.ts";
 import { createPool, type Db } from "../../src/db.ts";
 import { type Attempt, type Llm, providerOf } from "../../src/llm.ts";
 import { testDatabase } from "./database.ts";
+import { runsOf } from "./runs.ts";
 
 /** What a request brought; `body` is its text. */
 export type Hit = { url: string; headers: IncomingMessage["headers"]; body: string };
@@ -72,6 +73,8 @@ export function json(
 
 /** The database of this test file. */
 export const database = testDatabase();
+/** A run whose calls a test makes. */
+export const addRun = (tenantId: string): Promise<string> => runsOf(database).add(tenantId);
 /** What is open; `endScenes` closes it. */
 export const providers: TestProvider[] = [];
 
@@ -155,7 +158,7 @@ export async function scene(
   };
   const signal = new AbortController().signal;
   const attempt = {
-    runId: randomUUID(),
+    runId: await addRun(tenantId),
     attempt: 1,
     deadlineAt: Date.now() + 60_000,
     signal,

@@ -1,0 +1,143 @@
+// The life of a tenant of the attack scene: rows in every table with a tenant, made as the shell makes them.
+import type { SceneDatabase } from "./scene.ts";
+
+/** How its rows are marked: texts hold the word, amounts begin with the number; each day brings a line of cost. */
+export type Life = { word: string; number: string; days: number };
+
+/** Imports, one that failed; an analysis with findings, one that failed; money held, settled, released, presumed. */
+export async function liveALife(database: SceneDatabase, tenantId: string, life: Life): Promise<void> {
+  const ask = async (text: string, ...values: unknown[]) =>
+    (
+      await database.superuser.query(`select * from ${text}`, [
+        tenantId,
+        database.ticket(tenantId),
+        ...values,
+      ])
+    ).rows[0];
+  const { word } = life;
+  await database.superuser.query("update app.tenants set required_tags = $2 where tenant_id = $1", [
+    tenantId,
+    ["environment", `${word}_tag`],
+  ]);
+  await importCosts(database, ask, life);
+
+  const run = await ask(
+    "app.analysis_request($1, $2, 'offline', 'offline-analyst', 10, 10, $3)",
+    `${word} request`,
+  );
+  await ask("app.job_claim($1, $2, $3, $4)", run.run_id, `${word} worker`);
+  await ask("app.analysis_detect($1, $2, $3, 1)", run.run_id);
+  await spend(ask, life, run.run_id);
+  const result = { narrated_by: "template", fallback_reason: `${word} reason`, items: [] };
+  await ask("app.job_complete($1, $2, $3, 1, $4)", run.run_id, result);
+
+  const lost = await ask("app.analysis_request($1, $2, 'offline', 'offline-analyst', 10, 10)");
+  await ask("app.job_claim($1, $2, $3, $4)", lost.run_id, `${word} worker`);
+  await ask("app.job_fail($1, $2, $3, 1, $4, $5)", lost.run_id, "analysis_invalid", `${word} error`);
+  await mark(database, tenantId, word);
+}
+
+type Ask = (text: string, ...values: unknown[]) => Promise<Record<string, string>>;
+
+async function importCosts(database: SceneDatabase, ask: Ask, { word, number, days }: Life): Promise<void> {
+  const started = await ask(
+    "app.cost_import_start($1, $2, $3, $4, '1.0') as id",
+    `${word} source`,
+    `${word}.csv`,
+  );
+  const lines = await Promise.all(
+    Array.from({ length: days }, (_, day) => costLine(database, day, word, number)),
+  );
+  await ask("app.cost_import_add($1, $2, $3, $4)", started["id"], lines);
+  await ask("app.cost_import_roll_up($1, $2, $3)", started["id"]);
+  await ask("app.cost_import_publish($1, $2, $3)", started["id"]);
+
+  const failed = await ask(
+    "app.cost_import_start($1, $2, $3, $4, '1.0') as id",
+    `${word} other`,
+    `${word}.csv`,
+  );
+  await ask("app.cost_import_fail($1, $2, $3, $4)", failed["id"], { file: `${word}.csv`, line: 7 });
+}
+
+/** Holds in each of their states; the tokens of a settled one say the number. */
+async function spend(ask: Ask, { word, number }: Life, runId: string | undefined): Promise<void> {
+  const hold = async (key: string) =>
+    (
+      await ask(
+        "app.llm_reserve($1, $2, $3, 'offline', 'offline-analyst', 10, 10, run_id => $4)",
+        `${word} ${key}`,
+        runId,
+      )
+    )["id"];
+  await ask("app.llm_settle($1, $2, $3, $4, 10)", await hold("settled"), Number(`${number}0`));
+  await ask("app.llm_release($1, $2, $3, $4)", await hold("released"), `${word} never sent`);
+  await ask("app.llm_presume($1, $2, $3, $4)", await hold("presumed"), `${word} no answer`);
+  await hold("open");
+}
+
+/** A line of usage without the tag that its tenant requires, so that a detector finds something; every cell is marked. */
+async function costLine(
+  { superuser }: SceneDatabase,
+  day: number,
+  word: string,
+  number: string,
+): Promise<string> {
+  const { rows } = await superuser.query<{ name: string; type: string }>(
+    `select attname as name, format_type(atttypid, null) as type from pg_attribute
+     where attrelid = 'app.cost_line_cells'::regclass order by attnum`,
+  );
+  const json = (facts: object) => `"${JSON.stringify(facts).replaceAll('"', '""')}"`;
+  const known: Record<string, string> = {
+    line_no: String(day + 2),
+    billing_period_start: "2026-04-01",
+    billing_period_end: "2026-05-01",
+    charge_period_start: `2026-04-0${day + 1}`,
+    charge_period_end: `2026-04-0${day + 2}`,
+    charge_category: "Usage",
+    charge_class: "",
+    billing_currency: "USD",
+    tags: json({ environment: `${word} environment` }),
+    extra: json({ x_note: `${word} note`, x_amount: Number(`${number}.5`) }),
+    sku_price_details: json({ term: `${word} term` }),
+  };
+  const cell = ({ name, type }: { name: string; type: string }) =>
+    known[name] ?? (type === "numeric" ? `${number}.${day + 1}` : type === "text" ? `${word} ${name}` : "");
+  return `(${rows.map(cell).join(",")})`;
+}
+
+/** What no function of the contract writes: the texts that a person or the scheduler would have left. */
+async function mark({ superuser }: SceneDatabase, tenantId: string, word: string): Promise<void> {
+  const client = await superuser.connect();
+  try {
+    await client.query("begin");
+    await client.query("set local session_replication_role = replica"); // an outbox and a trail are append-only
+    await client.query(
+      "update app.events set data = data || jsonb_build_object('note', $2::text) where tenant_id = $1",
+      [tenantId, `${word} event`],
+    );
+    await client.query(
+      "update app.job_runs set input = jsonb_build_object('note', $2::text) where tenant_id = $1",
+      [tenantId, `${word} input`],
+    );
+    await client.query("update app.job_run_events set reason = $2 where tenant_id = $1", [
+      tenantId,
+      `${word} trail`,
+    ]);
+    await client.query(
+      "update app.llm_usage set response_model = $2, provider_request_id = $2, finish_reason = $2 where tenant_id = $1",
+      [tenantId, `${word} answer`],
+    );
+    await client.query("update app.analyses set summary = $2, prompt_hash = $2 where tenant_id = $1", [
+      tenantId,
+      `${word} summary`,
+    ]);
+    await client.query("update app.findings set why = $2, caveats = array[$2] where tenant_id = $1", [
+      tenantId,
+      `${word} why`,
+    ]);
+    await client.query("commit");
+  } finally {
+    client.release();
+  }
+}

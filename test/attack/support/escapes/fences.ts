@@ -1,0 +1,66 @@
+// Attempts to get out: by the fences through which the tenant role reads, and around them.
+import type { Escape } from "./escape.ts";
+
+/** By the fences through which the tenant role reads, and around them. */
+export const FENCES: Escape[] = [
+  {
+    name: "the tables behind the fences",
+    steps: [
+      "select * from app.findings",
+      "select 1 from app.tenants where name >= 'x'",
+      "table app.job_runs",
+      "select * from only app.tenants",
+      "select tenant_id from app.cost_lines_current",
+      "select ctid, xmin from app.findings",
+      "select count(*) from app.events tablesample bernoulli (100)",
+      "select * from app.llm_reservation_keys",
+      "select (select count(*) from app.findings)",
+      "with t as (select * from app.findings) select * from t",
+      "copy app.findings to stdout",
+      "copy (select * from app.findings) to stdout",
+      "explain analyze select 1 from app.tenants where name >= 'x'",
+      "explain (analyze, verbose) select 1 from app.tenants where tenant_id = '$FOREIGN'",
+      "prepare p as select 1 from app.tenants where name >= 'x'; execute p",
+      "declare c cursor for select * from app.findings; fetch c",
+      "select t from app.tenants as t",
+      "select query_to_xml('select * from app.findings', true, true, '')",
+      "select row_to_json(t) from app.tenants as t, tenant.tenants as own",
+    ],
+    refused: /^42501$/,
+  },
+  {
+    name: "the fences, to be written through",
+    steps: [
+      "insert into tenant.findings default values",
+      "insert into tenant.events (tenant_id, type) values ('$FOREIGN', 'a.b') on conflict do nothing",
+      "update tenant.tenants set name = 'x'",
+      "update tenant.tenants set name = 'x' where tenant_id = '$FOREIGN' returning *",
+      "delete from tenant.findings",
+      "merge into tenant.tenants as t using (select 1) as s on true when matched then delete",
+      "truncate tenant.findings",
+      "copy tenant.findings from stdin",
+      "select * from tenant.findings for update",
+      "lock table tenant.findings in access exclusive mode",
+    ],
+    refused: /^(42501|42809|55000|0A000)$/,
+  },
+  {
+    name: "the fences, to be taken down",
+    steps: [
+      "create or replace view tenant.findings as select * from app.findings",
+      "alter view tenant.findings set (security_barrier = false)",
+      "alter view tenant.findings set (security_invoker = true)",
+      "alter view tenant.findings owner to holdfast_service",
+      "alter view tenant.findings alter column why set default 'x'",
+      "drop view tenant.findings",
+      "create view tenant.mine as select 1",
+      "create rule mine as on insert to tenant.findings do instead select 1",
+      "create trigger mine instead of insert on tenant.findings for each row execute function app_private.tg_job_runs__audit()",
+      "alter schema tenant rename to mine",
+      "call app_private.fence('app.llm_reservation_keys')",
+      "call app_private.isolate('app.findings')",
+      "call app_private.force_off('app.findings')",
+    ],
+    refused: /^42501$/,
+  },
+];
