@@ -14,7 +14,10 @@ const ClaimedRun = z.object({
 /** One attempt of a run, ours until `leaseUntil`; `timeoutMs` is the time limit of its kind. */
 export type ClaimedRun = z.infer<typeof ClaimedRun>;
 
-/** Claims the run for `worker`, as its next attempt; undefined when it is taken, has ended, or is not due. */
+/**
+ * Claims the run for `worker`, as its next attempt; undefined when it is taken, has ended, or is not due. Throws
+ * `job_run_not_found` for a run that is not there, another tenant's too.
+ */
 export async function jobClaim(
   db: Db,
   tenantId: string,

@@ -78,10 +78,12 @@ export async function executeRun(
   poolSignal?: AbortSignal,
 ): Promise<void> {
   if (poolSignal?.aborted) throw new AppError("shutdown");
-  const claimed = await jobClaim(deps.db, token.tenantId, token.runId, deps.worker).catch((error: unknown) => {
-    if (error instanceof AppError && error.code === "job_run_not_found") return undefined; // swept meanwhile
-    throw error;
-  });
+  const claimed = await jobClaim(deps.db, token.tenantId, token.runId, deps.worker).catch(
+    (error: unknown) => {
+      if (error instanceof AppError && error.code === "job_run_not_found") return undefined; // swept meanwhile
+      throw error;
+    },
+  );
   if (claimed === undefined) {
     deps.log.debug({ tenant_id: token.tenantId, run_id: token.runId }, "job_token_stale");
     return;

@@ -268,14 +268,15 @@ describe("a refused file", () => {
     await expect(importFocus(database.worker, tenantId, request)).rejects.toMatchObject({
       code: "argument_invalid",
     });
-    const open = readdirSync("/proc/self/fd").map((fd) => {
-      try {
-        return readlinkSync(`/proc/self/fd/${fd}`);
-      } catch {
-        return ""; // the one that listed them
-      }
-    });
-    expect(open).not.toContain(sample.path);
+    const open = () =>
+      readdirSync("/proc/self/fd").map((fd) => {
+        try {
+          return readlinkSync(`/proc/self/fd/${fd}`);
+        } catch {
+          return ""; // the one that listed them
+        }
+      });
+    await expect.poll(open).not.toContain(sample.path);
   });
 
   test("of which the database takes no row is failed with the database's reason", async () => {
