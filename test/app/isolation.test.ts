@@ -271,3 +271,23 @@ describe("the logins of the shell", () => {
     },
   );
 });
+
+test("what sees all tenants is this, and no more", async () => {
+  const { rows } = await database.superuser.query<{ name: string }>(
+    `select o.namespace::regnamespace || '.' || o.name as name
+     from (
+       select p.pronamespace, p.proname, p.proowner from pg_proc as p
+       union all
+       select c.relnamespace, c.relname, c.relowner from pg_class as c where c.relkind in ('r', 'p', 'v', 'm')
+     ) as o (namespace, name, owner)
+     where pg_get_userbyid(o.owner) = 'holdfast_system'
+     order by 1`,
+  );
+  expect(rows.map((row) => row.name)).toEqual([
+    ...["app.cost_import_sweep", "app.job_reap", "app.llm_check", "app.llm_expire", "app.schedule_tick"],
+    ...["app.tenant_find", "app.tokens_repair", "app_private.tenant_check", "app_private.tokens_wanted"],
+    ...["ops.budget_set", "ops.budgets", "ops.cost_daily", "ops.findings", "ops.findings_all", "ops.imports"],
+    ...["ops.llm_calls", "ops.llm_price_set", "ops.llm_write_off", "ops.report", "ops.report_text"],
+    ...["ops.run_events", "ops.runs", "ops.tenant_add", "ops.tenants"],
+  ]);
+});

@@ -22,11 +22,21 @@ export function wordForms(word: string): string[] {
   ];
 }
 
+/** A number that begins with these digits, wherever its point is: random fractions hold any digits further on. */
+function beginning(digits: string): RegExp {
+  return new RegExp(`(?<![\\d.])${[...digits].join("[.,]?")}`);
+}
+
 /**
  * Collects the canaries from the rows of the foreign tenant, as JSON texts. What stands in `known` too, which anybody may
- * read, is no canary. `words` are looked for in all their forms wherever they stand, ids and moments where a text has one of their kind.
+ * read, is no canary. `words` are looked for in all their forms wherever they stand, `numbers` where one begins, ids and moments where a text has one of their kind.
  */
-export function leaksOf(of: { words: string[]; number: string; foreign: string[]; known: string[] }): Leaks {
+export function leaksOf(of: {
+  words: string[];
+  numbers: string[];
+  foreign: string[];
+  known: string[];
+}): Leaks {
   const known = of.known.join("\n").toLowerCase();
   const collect = (pattern: RegExp, form: (text: string) => string) =>
     new Set(
@@ -39,10 +49,12 @@ export function leaksOf(of: { words: string[]; number: string; foreign: string[]
   const spaced = (text: string) => text.replace("t", " ");
   const ids = collect(UUID, bare);
   const moments = collect(MOMENT, spaced);
-  const words = [...of.words.map(wordForms), [of.number]];
+  const words = of.words.map(wordForms);
+  const numbers = of.numbers.map(beginning);
   return {
     canaries: [
       ...words.flat(),
+      ...of.numbers,
       ...ids,
       ...[...ids].map((id) => id.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-")),
       ...moments,
@@ -53,6 +65,10 @@ export function leaksOf(of: { words: string[]; number: string; foreign: string[]
       for (const forms of words) {
         const seen = forms.find((form) => lower.includes(form));
         if (seen !== undefined && !forms.some((form) => echoed.includes(form))) return seen;
+      }
+      for (const number of numbers) {
+        const seen = number.exec(lower)?.[0];
+        if (seen !== undefined && !number.test(echoed)) return seen;
       }
       const heard = bare(echoed);
       for (const [id] of lower.matchAll(UUID)) if (ids.has(bare(id)) && !heard.includes(bare(id))) return id;

@@ -34,7 +34,7 @@ export async function liveALife(database: SceneDatabase, tenantId: string, life:
   const lost = await ask("app.analysis_request($1, $2, 'offline', 'offline-analyst', 10, 10)");
   await ask("app.job_claim($1, $2, $3, $4)", lost.run_id, `${word} worker`);
   await ask("app.job_fail($1, $2, $3, 1, $4, $5)", lost.run_id, "analysis_invalid", `${word} error`);
-  await mark(database, tenantId, word);
+  await mark(database, tenantId, life);
 }
 
 type Ask = (text: string, ...values: unknown[]) => Promise<Record<string, string>>;
@@ -60,8 +60,8 @@ async function importCosts(database: SceneDatabase, ask: Ask, { word, number, da
   await ask("app.cost_import_fail($1, $2, $3, $4)", failed["id"], { file: `${word}.csv`, line: 7 });
 }
 
-/** Holds in each of their states; the tokens of a settled one say the number. */
-async function spend(ask: Ask, { word, number }: Life, runId: string | undefined): Promise<void> {
+/** Holds in each of their states. */
+async function spend(ask: Ask, { word }: Life, runId: string | undefined): Promise<void> {
   const hold = async (key: string) =>
     (
       await ask(
@@ -70,7 +70,7 @@ async function spend(ask: Ask, { word, number }: Life, runId: string | undefined
         runId,
       )
     )["id"];
-  await ask("app.llm_settle($1, $2, $3, $4, 10)", await hold("settled"), Number(`${number}0`));
+  await ask("app.llm_settle($1, $2, $3, 10, 10)", await hold("settled"));
   await ask("app.llm_release($1, $2, $3, $4)", await hold("released"), `${word} never sent`);
   await ask("app.llm_presume($1, $2, $3, $4)", await hold("presumed"), `${word} no answer`);
   await hold("open");
@@ -106,8 +106,8 @@ async function costLine(
   return `(${rows.map(cell).join(",")})`;
 }
 
-/** What no function of the contract writes: the texts that a person or the scheduler would have left. */
-async function mark({ superuser }: SceneDatabase, tenantId: string, word: string): Promise<void> {
+/** What no function of the contract writes: texts that a person or the scheduler would have left, great numbers. */
+async function mark({ superuser }: SceneDatabase, tenantId: string, { word, number }: Life): Promise<void> {
   const client = await superuser.connect();
   try {
     await client.query("begin");
@@ -125,8 +125,9 @@ async function mark({ superuser }: SceneDatabase, tenantId: string, word: string
       `${word} trail`,
     ]);
     await client.query(
-      "update app.llm_usage set response_model = $2, provider_request_id = $2, finish_reason = $2 where tenant_id = $1",
-      [tenantId, `${word} answer`],
+      "update app.llm_usage set response_model = $2, provider_request_id = $2, finish_reason = $2, " +
+        "input_tokens = $3, cost_nanousd = $3 where tenant_id = $1",
+      [tenantId, `${word} answer`, number],
     );
     await client.query("update app.analyses set summary = $2, prompt_hash = $2 where tenant_id = $1", [
       tenantId,

@@ -31,7 +31,9 @@ test.each([
   "x || reverse: eiranakzqx",
   "\\x78717a6b616e61726965",
   Buffer.from("xqzkanarie note").toString("base64"),
-  "cost 7364519.4",
+  "cost 7364519028.4",
+  "$7,364,519,028.40",
+  "44187114170.1, which is their sum",
 ])("it is found however it is written: %s", (text) => {
   expect(scene.leak(text)).toBeDefined();
 });
@@ -44,6 +46,7 @@ test("its ids and moments are found, with dashes and without", async () => {
   for (const text of [rows[0].id, rows[0].id.toUpperCase(), rows[0].id.replaceAll("-", ""), rows[0].at]) {
     expect(scene.leak(`(${text})`), text).toBeDefined();
   }
+  expect(scene.leak("0.47364519028"), "a random number").toBeUndefined();
   expect(scene.leak("a0000000-0000-0000-0000-000000000000 2026-11-20 10:00:00.123456")).toBeUndefined();
 });
 

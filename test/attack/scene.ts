@@ -7,8 +7,11 @@ import { liveALife } from "./life.ts";
 
 /** Every text of the foreign tenant holds this word; no other text of the database does. */
 export const CANARY_WORD = "xqzkanarie";
-/** Every amount of the foreign tenant begins with these digits; no other number of the database holds them. */
-export const CANARY_NUMBER = "7364519";
+/** Every amount of the foreign tenant begins with these digits; no other number of the database does. */
+export const CANARY_NUMBER = "7364519028";
+const FOREIGN_DAYS = 6;
+/** And so does the sum of its costs: with the digits that the fractions of the days do not touch. */
+const CANARY_SUM = String(BigInt(CANARY_NUMBER) * BigInt(FOREIGN_DAYS)).slice(0, 9);
 /** What the attacker's own texts hold: proof that a statement has read something. */
 export const OWN_WORD = "ownrow";
 
@@ -44,10 +47,17 @@ export type AttackScene = {
 /** Makes the scene in a clone. Fails when a table holds no row of the foreign tenant, or none of the attacker's. */
 export async function attackScene(database: SceneDatabase): Promise<AttackScene> {
   const mine = await database.addTenant({ name: `${OWN_WORD} ${randomUUID()}`, limitUsd: "1000" });
-  const foreign = await database.addTenant({ name: `${CANARY_WORD} ${randomUUID()}`, limitUsd: "7364.519" });
+  const foreign = await database.addTenant({
+    name: `${CANARY_WORD} ${randomUUID()}`,
+    limitUsd: "7364519.028",
+  });
   // Twice as long a life for the foreign tenant: a count of its rows is not a count of mine.
   await liveALife(database, mine.tenantId, { word: OWN_WORD, number: "100", days: 3 });
-  await liveALife(database, foreign.tenantId, { word: CANARY_WORD, number: CANARY_NUMBER, days: 6 });
+  await liveALife(database, foreign.tenantId, {
+    word: CANARY_WORD,
+    number: CANARY_NUMBER,
+    days: FOREIGN_DAYS,
+  });
   await database.worker.pool.query("select * from app.schedule_tick()");
 
   const rowsOf = (name: string, of: string) => textRows(database, name, `tenant_id = '${of}'`);
@@ -64,7 +74,7 @@ export async function attackScene(database: SceneDatabase): Promise<AttackScene>
   }
   const leaks = leaksOf({
     words: [CANARY_WORD, foreign.tenantId],
-    number: CANARY_NUMBER,
+    numbers: [CANARY_NUMBER, CANARY_SUM],
     foreign: seen.foreign,
     known: [...seen.mine, ...(await publicTexts(database))],
   });
