@@ -186,6 +186,7 @@
 --!include app_private/doctor_functions.sql
 --!include app_private/doctor_languages.sql
 --!include app_private/doctor_extensions.sql
+--!include app_private/doctor_ddl.sql
 --!include app_private/doctor_upkeep.sql
 --!include ops/doctor.sql
 --!include app_private/schema_snapshot.sql

@@ -34,7 +34,8 @@ begin
       ('statement_timeout', '15s'),
       ('idle_in_transaction_session_timeout', '15s'),
       ('client_connection_check_interval', '1s'),
-      ('log_parameter_max_length_on_error', '0')        -- a ticket is a parameter
+      ('log_parameter_max_length_on_error', '0'),       -- a ticket is a parameter
+      ('jit', 'off')                                    -- while a plan is compiled, no limit of time is looked at
     ) as s (setting, value)
   loop
     execute pg_catalog.format('alter role %I set %I = %L', v_role.name, v_role.setting, v_role.value);

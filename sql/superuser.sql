@@ -34,7 +34,8 @@ $$;
 
 -- A ticket is given as a parameter, and the server's log shows parameters wherever it shows a statement: not
 -- those of the logins that give tickets. auto_explain, where it is loaded, shows them in plans too, and so is
--- off for these logins.
+-- off for these logins. And one sort of the tenant role could fill the disk for everybody on the server: each
+-- session of its login has so much room for temporary files.
 do $$
 declare
   v_wanted record;
@@ -43,14 +44,16 @@ begin
     select l.name as login, s.name as setting, s.value
     from (values ('holdfast_service'), ('holdfast_worker'), ('holdfast_ops')) as l (name)
     join pg_catalog.pg_roles as r on r.rolname = l.name
-    cross join (values
-      ('log_parameter_max_length', '0'),
-      ('log_parameter_max_length_on_error', '0'),
-      ('auto_explain.log_min_duration', '-1')) as s (name, value)
+    join (values
+      (null,               'log_parameter_max_length', '0'),
+      (null,               'log_parameter_max_length_on_error', '0'),
+      (null,               'auto_explain.log_min_duration', '-1'),
+      ('holdfast_service', 'temp_file_limit', '1GB')) as s (login, name, value)
+      on coalesce(s.login, l.name) = l.name
     where pg_catalog.current_setting(s.name, true) is not null
       and not coalesce(s.name || '=' || s.value = any (r.rolconfig), false)
   loop
-    execute pg_catalog.format('alter role %I set %s = %s', v_wanted.login, v_wanted.setting, v_wanted.value);
+    execute pg_catalog.format('alter role %I set %s = %L', v_wanted.login, v_wanted.setting, v_wanted.value);
   end loop;
 end
 $$;
@@ -77,6 +80,7 @@ begin
       -- meanwhile, table by table. (pg_class.reltuples says it as of the last ANALYZE; clients need that.)
       ('^(pg_stat_get_(?!activity$|backend_).*|pg_(current|last)_wal_.*|pg_last_xact_replay_timestamp'
          '|pg_last_committed_xact|pg_xact_commit_timestamp.*|pg_control_checkpoint|pg_get_replication_slots'
+         '|pg_available_wal_summaries|pg_wal_summary_contents|pg_get_wal_summarizer_state'
          '|pg_(relation|table|indexes|total_relation|database|tablespace)_size)$',
        'pg_read_all_stats, holdfast_ops, holdfast_metrics, holdfast_owner, holdfast_system, '
          'holdfast_replicator'),
@@ -87,7 +91,7 @@ begin
        'holdfast_owner, holdfast_admin'),
 
       -- Large objects: a store without row security; one that a login makes is open to all of its sessions.
-      ('^(lo_.*|loread|lowrite)$',
+      ('^(lo_(?!import$|export$).*|loread|lowrite)$',
        null),
 
       -- Messages in the write-ahead log: words of a role that may write nothing, to whoever decodes the log.
@@ -96,7 +100,11 @@ begin
 
       -- Exported snapshots: each is a file on the server, and nothing bounds how many. pg_dump makes one.
       ('^pg_export_snapshot$',
-       'holdfast_backup')
+       'holdfast_backup'),
+
+      -- Files of the server: PostgreSQL keeps these to itself, unless somebody opened one.
+      ('^(pg_read_(binary_)?file|pg_stat_file|pg_ls_.*|lo_import|lo_export)$',
+       null)
     ) as g (pattern, kept_for)
   loop
     for v_function in
@@ -163,6 +171,53 @@ begin
 end
 $$;
 
+-- No DDL in the login as which all tenants' sessions run, nor in what it becomes. Most DDL asks for its lock
+-- before its right is checked: `create rule` on a table of somebody else waits for that table's readers, and
+-- everybody who comes later waits behind it; on a table of the catalog, that is everybody in the cluster. An
+-- event trigger comes before the lock. Its function runs as whoever does the DDL, superusers too: it belongs
+-- to the superuser who runs this file, in a schema where nobody else makes anything. holdfast_worker is left
+-- out, for its maintenance makes partitions, and so are people. The doctor knows this text: doctor_ddl.sql.
+do $$
+declare
+  v_body constant text :=
+    ' begin'
+    ' if session_user = ''holdfast_service'' then'
+    ' raise exception using errcode = ''42501'', message = ''no DDL for this login'';'
+    ' end if;'
+    ' end ';
+begin
+  if exists (
+    select
+    from pg_catalog.pg_event_trigger as t
+    join pg_catalog.pg_proc as p on p.oid = t.evtfoid
+    join pg_catalog.pg_namespace as n on n.oid = p.pronamespace
+    join pg_catalog.pg_roles as r on r.oid = p.proowner
+    join pg_catalog.pg_roles as o on o.oid = n.nspowner
+    where t.evtname = 'holdfast_no_ddl' and t.evtevent = 'ddl_command_start' and t.evttags is null
+      and t.evtenabled = 'A' and n.nspname = 'holdfast_guard' and p.proname = 'no_ddl' and p.prosrc = v_body
+      and not p.prosecdef and p.proconfig = array['search_path=""'] and r.rolsuper and o.rolsuper)
+  then
+    return;
+  end if;
+  -- First what would run. Then the rest, which fails where anything else is in the schema.
+  drop event trigger if exists holdfast_no_ddl;
+  drop function if exists holdfast_guard.no_ddl();
+  drop schema if exists holdfast_guard;
+
+  create schema holdfast_guard;
+  comment on schema holdfast_guard is 'The superuser''s: what refuses DDL to holdfast_service.';
+  revoke all on schema holdfast_guard from public;
+  execute pg_catalog.format(
+    'create function holdfast_guard.no_ddl() returns event_trigger language plpgsql '
+    'set search_path = %L as %L', '', v_body);
+  comment on function holdfast_guard.no_ddl is 'Refuses DDL to holdfast_service, before it asks for a lock.';
+  revoke execute on function holdfast_guard.no_ddl from public;
+  create event trigger holdfast_no_ddl on ddl_command_start execute function holdfast_guard.no_ddl();
+  -- Always: in a session with session_replication_role = replica too.
+  alter event trigger holdfast_no_ddl enable always;
+end
+$$;
+
 -- What a database that came from PostgreSQL 14 or older leaves open: anybody may make objects in public. And
 -- temporary tables, which the owner of the database has shut already if it was migrated.
 do $$
@@ -181,7 +236,8 @@ $$;
 --   pg_sleep: generate_series waits as well; statement_timeout and the shell bound both.
 --   query_to_xml and its like, ts_stat: they run a text with the rights of the caller, who can run it anyway.
 --   pg_current_snapshot, txid_current: how many transactions there are is in the xmin of one's own rows.
---   pg_ls_*, pg_read_file, pg_stat_file, pg_reload_conf and their like: PostgreSQL keeps them shut already.
+--   pg_reload_conf, pg_promote and their like: PostgreSQL keeps them shut already.
 --   pg_create_logical_replication_slot and its like: they ask for REPLICATION themselves.
 --   debug_print_plan and its like: anybody may set them, and a right to set can only be given.
---   Event triggers: what they could refuse, the lint finds, and one that fails stops every migration.
+--   ALTER ROLE of a login's own settings, ALTER DATABASE: no event trigger comes before them, and no right
+--     forbids the first. Two such sessions can keep new connections to a database waiting while both last.

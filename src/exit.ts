@@ -1,6 +1,7 @@
 // What a person reads when the program cannot go on.
 import pg from "pg";
 import { AppError } from "./errors.ts";
+import { CONNECT_DIRECTLY } from "./login_check.ts";
 import { isDatabaseAway } from "./problem.ts";
 
 /**
@@ -27,6 +28,7 @@ export function fail(error: unknown): void {
 function namedError(error: unknown): unknown {
   if (error instanceof Error && "code" in error && error.code === "EADDRINUSE") return portTaken(error);
   if (isWrongLogin(error)) return wrongLogin(error);
+  if (isPooler(error)) return behindPooler(error);
   return isRefusedByDatabase(error) ? noDatabase(error) : error;
 }
 
@@ -36,6 +38,15 @@ function namedError(error: unknown): unknown {
 function isWrongLogin(error: unknown): error is pg.DatabaseError {
   if (!(error instanceof pg.DatabaseError)) return false;
   return error.code === "42501" || (error.code === "22023" && error.message.includes('"holdfast_owner"'));
+}
+
+/** Only a pooler refuses a setting that PostgreSQL knows, and the queue and a migration begin with some. */
+function isPooler(error: unknown): error is pg.DatabaseError {
+  return (
+    error instanceof pg.DatabaseError &&
+    error.code === "08P01" &&
+    error.message.startsWith("unsupported startup parameter")
+  );
 }
 
 /** Away, or it does not know the login, the password or the database: class 28, 3D000. */
@@ -60,6 +71,14 @@ function wrongLogin(error: pg.DatabaseError): AppError {
     hint:
       "npm run db:migrate wants holdfast_admin, npm run api holdfast_service, " +
       "npm run worker and npm run import holdfast_worker; sql/roles.sql makes them.",
+    cause: error,
+  });
+}
+
+function behindPooler(error: pg.DatabaseError): AppError {
+  return new AppError("config_invalid", {
+    message: `DATABASE_URL leads through a connection pooler, which refuses a setting: ${error.message}`,
+    hint: `${CONNECT_DIRECTLY}. The endpoint may stand behind a pooler; see the README.`,
     cause: error,
   });
 }

@@ -134,7 +134,7 @@ export async function llmExpire(db: Db, options?: CallOptions): Promise<ExpiredH
   return systemCall(db, text, [], ExpiredHold, options);
 }
 
-const Maintained = z.object({ partitionsMade: z.int(), rowsSwept: z.coerce.number() });
+const Maintained = z.object({ partitionsMade: z.int().nullable(), rowsSwept: z.coerce.number() });
 
 /** What maintenance did: months made ahead of time, and lines removed that no import shows any more. */
 export type Maintained = z.infer<typeof Maintained>;

@@ -61,6 +61,24 @@ export async function refuseUnsafeLogin(
   }
 }
 
+const SessionUser = z.object({ name: z.string() });
+
+/**
+ * Throws `role_unsafe` unless the login is `wanted`, that of the part: the worker's and people's reach all tenants, and
+ * the endpoint's may not do the worker's work.
+ */
+export async function refuseOtherLogin(db: Pick<Db, "pool">, wanted: string): Promise<void> {
+  const [login] = await systemCall(db, "select session_user::text as name", [], SessionUser);
+  if (login?.name === wanted) return;
+  throw new AppError("role_unsafe", {
+    message: `This part must connect as ${wanted}, and DATABASE_URL connects as ${login?.name}.`,
+    detail: { login: login?.name, wanted },
+    hint:
+      "Set DATABASE_URL: npm run api connects as holdfast_service, which reaches a tenant by a ticket alone; " +
+      "npm run worker and npm run import connect as holdfast_worker.",
+  });
+}
+
 const Session = z.object({ name: z.string(), missing: z.array(z.string()) });
 
 /**
@@ -93,26 +111,41 @@ export function isUnmigrated(error: unknown): boolean {
 const Binding = z.object({ binding: z.enum(["backend", "none"]).nullable() });
 const Checked = z.object({ valid: z.boolean(), direct: z.boolean() });
 
+/** What a person does about a pooler, before anything else. */
+export const CONNECT_DIRECTLY =
+  "Connect to PostgreSQL itself (npm run worker and npm run db:migrate must: they listen or lock)";
+
 /**
- * Makes sure that the database lets in tickets of this process, and answers what they must name, for `Db`. Throws
- * `config_invalid` when it has no such key in use, when it is another one there, when one of the two clocks is wrong,
- * when a pooler stands before a database that wants tickets bound to backends, and when it is not migrated.
+ * Makes sure that the database lets in tickets of this process, and answers what they are to name, for `Db`: the backend
+ * wherever this process can know it, whatever the key allows. Throws `config_invalid` when the database has no such key
+ * in use, when it is another one there, when one of the two clocks is wrong, when a pooler stands before a database that
+ * wants tickets bound to backends, and when it is not migrated.
  */
 export async function refuseWrongTicketKey(given: Pick<Db, "pool" | "ticketKey">): Promise<TicketBinding> {
   const { kid } = given.ticketKey;
   const asked = await systemCall(given, "select app.ticket_binding($1) as binding", [kid], Binding).catch(
     unmigrated,
   );
-  const ticketBinding = asked[0]?.binding;
-  if (ticketBinding == null) throw noSuchKey(kid);
+  const allowed = asked[0]?.binding;
+  if (allowed == null) throw noSuchKey(kid);
 
   // A pooler greets with a number of its own, which the ticket then names.
+  const bound = await ticketTried(given, "backend");
+  if (!bound?.direct && allowed === "backend") throw behindPooler(kid);
+  const ticketBinding = bound?.direct ? "backend" : "none";
+  const tried = bound?.direct ? bound : await ticketTried(given, "none");
+  if (!tried?.valid) throw wrongKey(kid);
+  return ticketBinding;
+}
+
+/** Whether a ticket would be let in, and names the backend that it reached. */
+async function ticketTried(
+  given: Pick<Db, "pool" | "ticketKey">,
+  ticketBinding: TicketBinding,
+): Promise<z.infer<typeof Checked> | undefined> {
   const text = `select app.ticket_check($2) as valid,
       split_part($2, '.', 4) = pg_backend_pid()::text as direct, $1::uuid as nobody`;
-  const [checked] = await call({ ...given, ticketBinding }, randomUUID(), text, [], Checked);
-  if (ticketBinding === "backend" && checked?.direct === false) throw behindPooler(kid);
-  if (checked?.valid !== true) throw wrongKey(kid);
-  return ticketBinding;
+  return (await call({ ...given, ticketBinding }, randomUUID(), text, [], Checked))[0];
 }
 
 function noSuchKey(kid: number): AppError {
@@ -128,7 +161,7 @@ function behindPooler(kid: number): AppError {
     message: `DATABASE_URL leads through a connection pooler, and tickets of key ${kid} must name their backend`,
     detail: { ticket_key_id: kid },
     hint:
-      "Connect to PostgreSQL itself, or let tickets name no backend, in psql as holdfast_ops: " +
+      `${CONNECT_DIRECTLY}, or let the endpoint's tickets name no backend, in psql as holdfast_ops: ` +
       `select * from ops.ticket_key_set(${kid}, binding => 'none', reason => '…');`,
   });
 }

@@ -84,7 +84,7 @@ async function shutToOthers(client: pg.Client, database: string): Promise<void> 
  * Brings a database to the newest committed migration: the queue's own schema, ours, the worker's grants on the
  * queue, who may connect, and the key that verifies tickets. `adminUrl` is a login that is a member of
  * `holdfast_owner`; `withCurrent` also runs what `migrations/current.sql` holds while a change is being written.
- * Throws `config_invalid` when the database knows another key by the number of this one.
+ * Throws `config_invalid` when the database knows another key by the number of this one, and when this one has ended.
  */
 export async function migrateDatabase(
   adminUrl: string,
@@ -147,27 +147,39 @@ export function asOwner(url: string): string {
 }
 
 /**
- * Lets the database verify tickets of this key; one that it knows already stays. The secret can be read from what is
+ * Lets the database verify tickets of this key; one that it knows already stays. A new one binds its tickets as the
+ * newest in use does, so that programs behind a pooler go over to it as they are. The secret can be read from what is
  * kept: only the owner sees the table. Throws `config_invalid` when it knows another key by that number: with that
- * replaced, every process that still mints with the old one would be shut out.
+ * replaced, every process that still mints with the old one would be shut out; and when this key has ended.
  */
 export async function registerTicketKey(client: pg.ClientBase, key: TicketKey): Promise<void> {
   const { ipad, opad } = ticketPads(key.secret);
   const values = [key.kid, ipad, opad];
   await client.query(
-    `insert into app_private.ticket_keys (kid, ipad, opad) values ($1, $2, $3)
+    `insert into app_private.ticket_keys (kid, ipad, opad, binding)
+     select $1, $2, $3, coalesce(
+       (select k.binding from app_private.ticket_keys as k where k.not_after is null order by k.kid desc limit 1),
+       'backend')
      on conflict on constraint ticket_keys_pkey do nothing`,
     values,
   );
-  const { rowCount } = await client.query(
-    "select from app_private.ticket_keys as k where k.kid = $1 and k.ipad = $2 and k.opad = $3",
+  const { rows } = await client.query<{ ended: boolean }>(
+    `select coalesce(k.not_after <= clock_timestamp(), false) as ended
+     from app_private.ticket_keys as k where k.kid = $1 and k.ipad = $2 and k.opad = $3`,
     values,
   );
-  if (rowCount === 0) {
+  if (rows[0] === undefined) {
     throw new AppError("config_invalid", {
       message: `TICKET_KEY differs from the key that the database knows as number ${key.kid}`,
       detail: { ticket_key_id: key.kid },
       hint: "A new key gets a new TICKET_KEY_ID.",
+    });
+  }
+  if (rows[0].ended) {
+    throw new AppError("config_invalid", {
+      message: `key number ${key.kid} was retired; take a new TICKET_KEY and TICKET_KEY_ID`,
+      detail: { ticket_key_id: key.kid },
+      hint: "select * from ops.ticket_keys lists the keys.",
     });
   }
 }

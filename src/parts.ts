@@ -6,7 +6,12 @@ import { createPool, type Db } from "./db.ts";
 import { createApp } from "./http.ts";
 import { type Llm, providerOf } from "./llm.ts";
 import type { Log } from "./log.ts";
-import { refuseLostSettings, refuseUnsafeLogin, refuseWrongTicketKey } from "./login_check.ts";
+import {
+  refuseLostSettings,
+  refuseOtherLogin,
+  refuseUnsafeLogin,
+  refuseWrongTicketKey,
+} from "./login_check.ts";
 import { createMetrics, type Metrics } from "./metrics.ts";
 import { newestMigration, projectFile } from "./migrate.ts";
 import { databaseReadiness } from "./routes/probes.ts";
@@ -18,18 +23,22 @@ export const VERSION: string = JSON.parse(readFileSync(projectFile("package.json
 /** An endpoint that listens. `stop` answers what is under way and closes; it is safe to call twice. */
 export type Api = { url: string; stop(): Promise<void> };
 
+/** The login of each part: what the part needs is its right, and nothing beyond. */
+const LOGINS = { service: "holdfast_service", worker: "holdfast_worker", import: "holdfast_worker" } as const;
+
 /** The metrics of one process. */
 export function processMetrics(): Metrics {
   return createMetrics({ version: VERSION, jobTypes: ["analysis"] });
 }
 
 /**
- * Opens a pool for a login and shows it in the metrics, its refused tenants too. Refuses a login that row security does
- * not bind, and a ticket key that the database does not let in: `role_unsafe`, `config_invalid`.
+ * Opens a pool for a part and shows it in the metrics, its refused tenants too. Refuses a login that row security does
+ * not bind or that is not the part's own, and a ticket key that the database does not let in: `role_unsafe`,
+ * `config_invalid`.
  */
 export async function openDb(
   config: Config,
-  login: { name: string; url: string },
+  login: { name: keyof typeof LOGINS; url: string },
   metrics: Metrics,
 ): Promise<Db> {
   const pool = createPool({
@@ -42,6 +51,7 @@ export async function openDb(
   const onRlsRefusal = metrics.rlsEnforcementFailed;
   try {
     await refuseUnsafeLogin({ pool }, config.environment);
+    await refuseOtherLogin({ pool }, LOGINS[login.name]);
     await refuseLostSettings({ pool });
     const ticketBinding = await refuseWrongTicketKey({ pool, ticketKey });
     return { pool, ticketKey, ticketBinding, onRlsRefusal };

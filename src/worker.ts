@@ -2,7 +2,13 @@
 import { EventEmitter, once } from "node:events";
 import { hostname } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Logger as QueueLogger, type Runner, run as runQueue, type WorkerEvents } from "graphile-worker";
+import {
+  Logger as QueueLogger,
+  type Runner,
+  run as runQueue,
+  type WorkerEvents,
+  type WorkerPool,
+} from "graphile-worker";
 import pg from "pg";
 import type { Logger } from "pino";
 import { z } from "zod";
@@ -17,6 +23,8 @@ const SECOND = 1_000;
 const MINUTE = 60 * SECOND;
 /** How long a start waits until the queue hears of new tokens; without that it polls. */
 const LISTEN_MS = 5 * SECOND;
+/** How long after a notice of a migration the list of them is read: notices in between cost no query of their own. */
+const LOOK_MS = 1 * SECOND;
 
 /** A drain is as long as a call of a task may be out, within these: a stop takes 42 s at most. */
 const DRAIN_MS = { least: 20 * SECOND, most: 30 * SECOND };
@@ -121,6 +129,7 @@ async function startQueue(options: Context, pgPool: pg.Pool): Promise<Runner> {
     () => false,
   );
   try {
+    doubtNotices(events, pgPool, log, await breakingMigration(pgPool));
     const runner = await runQueue({
       pgPool,
       concurrency,
@@ -159,9 +168,48 @@ async function startQueue(options: Context, pgPool: pg.Pool): Promise<Runner> {
   }
 }
 
-/** It tries to make what its schema lacks, and is refused: undefined table, or insufficient privilege. */
+/**
+ * NOTIFY needs no right: whoever may run SQL could tell every worker that the queue's schema has changed for good, and
+ * graphile-worker would stop. So a notice says only that something came; what has changed is read from the list of
+ * migrations. A breaking one beyond `known`, which was the last when graphile-worker compared the list with its own at
+ * the start, stops it, as its own check would.
+ */
+function doubtNotices(events: WorkerEvents, pgPool: pg.Pool, log: Logger, known: number): void {
+  let looking = false;
+  const look = async (workerPool: WorkerPool): Promise<void> => {
+    if (looking) return;
+    looking = true;
+    await sleep(LOOK_MS, undefined, { ref: false });
+    looking = false;
+    if (pgPool.ending) return;
+    try {
+      const last = await breakingMigration(pgPool);
+      if (last <= known) return;
+      log.error({ known, last }, "queue_migrated_beyond");
+      void workerPool.gracefulShutdown();
+    } catch (error) {
+      log.warn({ err: error }, "queue_migrations_unread");
+      void look(workerPool);
+    }
+  };
+  events.on("pool:listen:notification", ({ message, workerPool }) => {
+    // It reads the payload after this event. An empty one tells of one token, and of no breaking migration.
+    message.payload = "";
+    if (message.channel === "worker:migrate") void look(workerPool);
+  });
+}
+
+/** The number of the last migration of the queue's schema that older programs cannot work with. */
+async function breakingMigration(pgPool: pg.Pool): Promise<number> {
+  const { rows } = await pgPool.query<{ last: number }>(
+    "select coalesce(max(id), 0) as last from graphile_worker.migrations where breaking",
+  );
+  return rows[0]!.last;
+}
+
+/** What the schema lacks is undefined: a table, a column. It tries to make it, and has insufficient privilege. */
 function schemaMissing(error: unknown): boolean {
-  return error instanceof pg.DatabaseError && ["42P01", "42501"].includes(error.code ?? "");
+  return error instanceof pg.DatabaseError && ["42P01", "42703", "42501"].includes(error.code ?? "");
 }
 
 function unmigrated(cause: unknown): AppError {

@@ -2,7 +2,12 @@
 import { randomBytes } from "node:crypto";
 import { afterAll, afterEach, beforeAll, describe, expect, inject, it, vi } from "vitest";
 import { createPool } from "../src/db.ts";
-import { refuseLostSettings, refuseUnsafeLogin, refuseWrongTicketKey } from "../src/login_check.ts";
+import {
+  refuseLostSettings,
+  refuseOtherLogin,
+  refuseUnsafeLogin,
+  refuseWrongTicketKey,
+} from "../src/login_check.ts";
 import { withClient } from "../src/migrate.ts";
 import { TEST_PASSWORD } from "./support/constants.ts";
 import { testDatabase } from "./support/database.ts";
@@ -20,16 +25,23 @@ const LOGINS = {
   may_bypass: `in role bypassing_${suffix}`,
   creates_roles: "createrole createdb",
   harmless: "in role holdfast_tenant",
+  serves_too: "in role holdfast_service",
+  person: "in role holdfast_ops",
 };
 
 function login(name: keyof typeof LOGINS): string {
   return `${name}_${suffix}`;
 }
 
-async function check(name: string, environment: "development" | "staging" | "production" = "development") {
+/** A pool of one connection of any login of the clone. */
+function poolOf(name: string) {
   const address = new URL(database.url("holdfast_service"));
   address.username = name;
-  const pool = createPool({ connectionString: address.href, max: 1, application_name: "test" });
+  return createPool({ connectionString: address.href, max: 1, application_name: "test" });
+}
+
+async function check(name: string, environment: "development" | "staging" | "production" = "development") {
+  const pool = poolOf(name);
   try {
     await refuseUnsafeLogin({ pool }, environment);
     return "accepted";
@@ -108,6 +120,34 @@ describe("refuseUnsafeLogin", () => {
   });
 });
 
+describe("refuseOtherLogin", () => {
+  async function check(name: string, wanted: string) {
+    const pool = poolOf(name);
+    return refuseOtherLogin({ pool }, wanted).finally(() => pool.end());
+  }
+
+  it("lets the login of the part pass", async () => {
+    for (const name of ["holdfast_service", "holdfast_worker"]) await check(name, name);
+  });
+
+  it.each([
+    ["holdfast_worker", "holdfast_service"],
+    ["holdfast_service", "holdfast_worker"],
+    ["holdfast_ops", "holdfast_service"],
+    ["holdfast_ops", "holdfast_worker"],
+    [login("person"), "holdfast_worker"],
+    [login("serves_too"), "holdfast_service"],
+    [login("harmless"), "holdfast_service"],
+  ])("refuses %s where %s is wanted, and names both", async (name, wanted) => {
+    await expect(check(name, wanted)).rejects.toMatchObject({
+      code: "role_unsafe",
+      message: expect.stringMatching(new RegExp(`${wanted}.*${name}`)),
+      detail: { login: name, wanted },
+      hint: expect.stringMatching(/api .*holdfast_service.*worker .*import .*holdfast_worker/),
+    });
+  });
+});
+
 describe("refuseLostSettings", () => {
   async function check(login: "holdfast_service" | "holdfast_worker", options = "") {
     const pool = createPool({
@@ -168,14 +208,22 @@ describe("refuseWrongTicketKey", () => {
     return pool;
   }
 
-  it("lets the key pass that the database knows, for both parts, and learns what it binds", async () => {
+  it("lets the key pass that the database knows, for both parts", async () => {
     for (const { pool } of [database.service, database.worker]) {
       const { ticketKey } = database.service;
-      expect(await refuseWrongTicketKey({ pool, ticketKey })).toBe("none");
+      expect(await refuseWrongTicketKey({ pool, ticketKey })).toBe("backend");
     }
-    const bound = await keyNumber(41, "backend");
-    expect(await refuseWrongTicketKey(bound)).toBe("backend");
-    expect(await refuseWrongTicketKey(await keyNumber(42, "none", "1 hour"))).toBe("none");
+    expect(await refuseWrongTicketKey(await keyNumber(41, "backend"))).toBe("backend");
+  });
+
+  it("names the backend where it is known, whatever the key says, and none behind a pooler alone", async () => {
+    const { ticketKey } = await keyNumber(42, "none", "1 hour");
+    expect(await refuseWrongTicketKey({ ...database.service, ticketKey })).toBe("backend");
+    const pool = greeted(1);
+    expect(await refuseWrongTicketKey({ pool, ticketKey })).toBe("none");
+    const other = { ...ticketKey, secret: randomBytes(32) };
+    await expect(refuseWrongTicketKey({ pool, ticketKey: other })).rejects.toMatchObject(refusal);
+    await pool.end();
   });
 
   it("refuses another key under its number", async () => {
@@ -197,8 +245,8 @@ describe("refuseWrongTicketKey", () => {
       await expect(refuseWrongTicketKey({ pool, ticketKey })).rejects.toMatchObject({
         code: "config_invalid",
         message: expect.stringMatching(/pooler.*key 43/),
-        hint: expect.stringContaining(
-          "select * from ops.ticket_key_set(43, binding => 'none', reason => '…');",
+        hint: expect.stringMatching(
+          /^Connect to PostgreSQL itself .*worker.*db:migrate.*select \* from ops\.ticket_key_set\(43, binding => 'none', reason => '…'\);$/,
         ),
       });
       await pool.end();

@@ -166,7 +166,7 @@ describe("npm run import", () => {
 
   it.each([
     ["holdfast_admin", /^role_unsafe: The login holdfast_admin is above row security/m],
-    ["holdfast_service", /^config_invalid: the login of DATABASE_URL may not do this: .*holdfast_worker/ms],
+    ["holdfast_service", /^role_unsafe: This part must connect as holdfast_worker, .*as holdfast_service/m],
   ] as const)("refuses the login %s", async (login, said) => {
     const { name } = await database.addTenant();
     const { code, stdout, stderr } = await importing(["--file", bill, "--tenant", name], login);

@@ -18,6 +18,7 @@ import {
 import type { TicketKey } from "../src/tickets.ts";
 import { inDatabase, TEST_PASSWORD, TEST_TICKET_KEY } from "./support/constants.ts";
 import { testDatabase } from "./support/database.ts";
+import { rolledBack } from "./support/rolled_back.ts";
 
 const server = inject("server");
 const database = testDatabase();
@@ -253,6 +254,48 @@ describe("registerTicketKey", () => {
     });
     expect(await enters(first, tenantId)).toBe(true);
     expect(await enters(other, tenantId)).toBe(false);
+  });
+
+  it("takes the binding of the newest key in use, so that the next key serves behind the same pooler", async () => {
+    const bindingOfNew = async (kid: number) => {
+      await register(newKey(kid));
+      const text = "select binding from ops.ticket_keys where kid = $1";
+      return (await database.ops.query(text, [kid])).rows[0].binding;
+    };
+    const change = (kid: number, values: string) =>
+      database.superuser.query(`update app_private.ticket_keys set ${values} where kid = ${kid}`);
+    expect(await bindingOfNew(11)).toBe("none");
+    await change(11, "binding = 'backend'");
+    expect(await bindingOfNew(12)).toBe("backend");
+    // One that is to end is no model any more.
+    await change(12, "binding = 'none', not_after = now() + interval '1 hour'");
+    expect(await bindingOfNew(13)).toBe("backend");
+  });
+
+  it("lets the first key of all bind its tickets to their backend", async () => {
+    await rolledBack(database.superuser, async (client) => {
+      await client.query("delete from app_private.ticket_keys");
+      await registerTicketKey(client, newKey(1));
+      const { rows } = await client.query("select kid, binding from ops.ticket_keys");
+      expect(rows).toEqual([{ kid: 1, binding: "backend" }]);
+    });
+  });
+
+  it("refuses a key that has ended, and takes one that is yet to end", async () => {
+    const key = newKey(21);
+    await register(key);
+    const retire = (after: string) =>
+      database.ops.query("select * from ops.ticket_key_retire(21, reason => 'test', after => $1::interval)", [
+        after,
+      ]);
+    await retire("1 hour");
+    await register(key);
+    await retire("0");
+    await expect(register(key)).rejects.toMatchObject({
+      code: "config_invalid",
+      message: "key number 21 was retired; take a new TICKET_KEY and TICKET_KEY_ID",
+      detail: { ticket_key_id: 21 },
+    });
   });
 });
 

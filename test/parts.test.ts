@@ -195,6 +195,16 @@ describe("npm run api and npm run worker", () => {
     expect(stderr).not.toMatch(/^ +at /m);
   });
 
+  it.each([
+    ["api", "holdfast_worker", "holdfast_service"],
+    ["worker", "holdfast_service", "holdfast_worker"],
+  ])("%s is refused as %s, which is not its login %s", async (script, login, wanted) => {
+    const { code, stdout, stderr } = await part(script, url(login)).ended;
+    expect({ code, stdout }, stderr).toEqual({ code: 1, stdout: "" });
+    expect(stderr).toMatch(new RegExp(`^role_unsafe: .*${wanted}.*${login}`, "m"));
+    expect(stderr).not.toMatch(/^ +at /m);
+  });
+
   it("is refused outside development on a server that can show hidden rows, naming the versions", async ({
     skip,
   }) => {
@@ -404,6 +414,24 @@ it("openDb learns what tickets must name, and counts what its login is refused",
   }
 });
 
+it.each([
+  ["service", "holdfast_service"],
+  ["worker", "holdfast_worker"],
+  ["import", "holdfast_worker"],
+] as const)("openDb lets %s in as %s alone", async (part, wanted) => {
+  for (const login of ["holdfast_service", "holdfast_worker", "holdfast_ops"]) {
+    const DATABASE_URL = url(login);
+    const config = readConfig("worker", {
+      ENVIRONMENT: "development",
+      DATABASE_URL,
+      TICKET_KEY: keys.TICKET_KEY,
+    });
+    const opened = openDb(config, { name: part, url: DATABASE_URL }, processMetrics());
+    if (login === wanted) await (await opened).pool.end();
+    else await expect(opened).rejects.toMatchObject({ code: "role_unsafe", detail: { login, wanted } });
+  }
+});
+
 describe("a new ticket key", { timeout: 60_000 }, () => {
   const next = { TICKET_KEY: randomBytes(32).toString("base64"), TICKET_KEY_ID: "2" };
 
@@ -468,6 +496,10 @@ describe("a new ticket key", { timeout: 60_000 }, () => {
 
     const late = await part("api", url("holdfast_service")).ended;
     expect(late.stderr).toMatch(/^config_invalid: .*number 1 \(TICKET_KEY_ID\): it is unknown or retired$/m);
+    const again = await part("db:migrate", url("holdfast_admin")).ended;
+    expect(again.code, again.stderr).toBe(1);
+    expect(again.stderr).toMatch(/^config_invalid: key number 1 was retired; take a new TICKET_KEY/m);
+    expect(again.stderr).not.toContain("migrated");
     for (const each of await Promise.all([ending(old), ending(fresh)])) {
       expect(each.code).toBe(0);
       expect(each.stderr).not.toMatch(/v1\.\d+\./);

@@ -71,6 +71,7 @@ describe.skipIf(path === undefined).each([1, 2])(
       const pool = open();
       await refuseUnsafeLogin({ pool }, "development");
       expect(await refuseWrongTicketKey({ pool, ticketKey: TEST_TICKET_KEY })).toBe("none");
+      expect(await refuseWrongTicketKey(database.worker)).toBe("backend"); // beside it, the same key
       for (const asked of [{ statement_timeout: 15_000 }, { options: "-c row_security=on" }]) {
         await expect(open(asked).query("select 1")).rejects.toThrow(/unsupported startup parameter/);
       }
@@ -173,6 +174,24 @@ describe.skipIf(path === undefined).each([1, 2])(
       expect(refusals).toBe(expected.refusals);
       expect(refusals).toBe(12);
       expect(expected.calls).toBe(96);
+    });
+
+    test.each([
+      ["worker", "holdfast_worker"],
+      ["db:migrate", "holdfast_admin"],
+    ])("is what npm run %s says not to connect through", async (script, login) => {
+      const address = new URL(url());
+      address.username = login;
+      const { code, stdout, stderr } = await run("npm", ["run", "--silent", script], {
+        ENVIRONMENT: "development",
+        DATABASE_URL: address.href,
+        HTTP_PORT: "0",
+        TICKET_KEY: TEST_TICKET_KEY.secret.toString("base64"),
+      }).ended;
+      expect({ code, stdout }, stderr).toEqual({ code: 1, stdout: "" });
+      expect(stderr).toMatch(/^config_invalid: .*pooler.*unsupported startup parameter/m);
+      expect(stderr).toMatch(/^Connect to PostgreSQL itself /m);
+      expect(stderr).not.toMatch(/^ +at /m);
     });
 
     test("lets npm run api say what to do, and serve when it is done", async () => {

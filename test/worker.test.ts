@@ -225,6 +225,126 @@ alone("a queue that cannot go on stops the worker, which says so", async (databa
   expect(await runRow(database, runId)).toMatchObject({ state: "COMPLETED", result: "done" });
 });
 
+/** Sends `payloads` on `channel` as holdfast_service, which has no right to the queue: NOTIFY needs none. */
+async function forge(database: TestDatabase, channel: string, payloads: string[]): Promise<void> {
+  await database.service.pool.query("select pg_notify($1, payload) from unnest($2::text[]) as payload", [
+    channel,
+    payloads,
+  ]);
+}
+
+/** Longer than a worker waits before it reads the list of migrations. */
+const LOOKED_MS = 1_500;
+
+alone("a notice is not believed: anybody can send one", async (database, context) => {
+  const { tenantId } = await database.addTenant();
+  const kind = await addKind(database, "once");
+  const tasks = { analysis: async () => WORDED, once: async () => "done" };
+  const { fatal, lines } = await work(database, context, tasks);
+  await until(async () => (await ended(database)) === 1);
+  const breaking = { breaking: true, migrationNumber: 99 };
+  const huge = { ...breaking, padding: "x".repeat(7_900) };
+  const garbage = ["", "{", "null", "[]", "7", '"x"', "\u{1F4A5}", '{"breaking":"yes"}', '{"breaking":{}}'];
+  await forge(database, "worker:migrate", [JSON.stringify(breaking), JSON.stringify(huge), ...garbage]);
+  await forge(
+    database,
+    "worker:migrate",
+    Array.from({ length: 5_000 }, (_, n) => JSON.stringify({ breaking: true, migrationNumber: n })),
+  );
+  const counts = [
+    "1e999",
+    "-1e999",
+    "1e308",
+    "1e-300",
+    "0",
+    "-1",
+    "null",
+    "true",
+    "{}",
+    "[1]",
+    '"0x1"',
+    '" "',
+  ];
+  await forge(database, "jobs:insert", [...garbage, ...counts.map((n) => `{"count":${n}}`)]);
+  await sleep(LOOKED_MS);
+
+  const runId = await addRun(database, tenantId, kind);
+  const began = performance.now();
+  await until(async () => (await runRow(database, runId)).state === "COMPLETED");
+  expect(performance.now() - began).toBeLessThan(1_000);
+  expect(fatal).toEqual([]);
+  expect(lines.filter((line) => Number(line["level"]) >= 40)).toEqual([]);
+});
+
+alone("a count that is no number keeps no token waiting", async (database, context) => {
+  const { tenantId } = await database.addTenant();
+  const kind = await addKind(database, "once");
+  await work(database, context, { analysis: async () => WORDED, once: async () => "done" });
+  await until(async () => (await tokens(database)) === 0);
+  for (let turn = 0; turn < 10; turn += 1) {
+    // The first makes the queue fetch, so that it pauses; the next ones fall into its pause.
+    await forge(database, "jobs:insert", ['{"count":1}']);
+    await sleep(20);
+    await forge(database, "jobs:insert", ['{"count":"0x1"}']);
+    const runId = await addRun(database, tenantId, kind);
+    const began = performance.now();
+    await until(async () => (await runRow(database, runId)).state === "COMPLETED");
+    expect(performance.now() - began, `turn ${turn}`).toBeLessThan(1_000);
+    await until(async () => (await tokens(database)) === 0);
+  }
+});
+
+alone("a breaking migration of the queue's schema stops the worker", async (database, context) => {
+  await database.addTenant();
+  const { fatal, lines, messages } = await work(database, context, { analysis: async () => WORDED });
+  await until(async () => (await ended(database)) === 1);
+  const migrated = async (id: number, breaking: boolean) => {
+    await sql(database, "insert into graphile_worker.migrations (id, breaking) values ($1, $2)", [
+      id,
+      breaking,
+    ]);
+    await forge(database, "worker:migrate", [JSON.stringify({ migrationNumber: id, breaking })]);
+  };
+
+  // One that older programs can work with is none of its business.
+  await migrated(98, false);
+  await sleep(LOOKED_MS);
+  expect(fatal).toEqual([]);
+
+  await migrated(99, true);
+  await until(() => fatal.length > 0);
+  expect(fatal).toEqual([expect.objectContaining({ message: "the queue stopped by itself" })]);
+  expect(lines.filter((line) => line.msg === "queue_migrated_beyond")).toMatchObject([
+    { level: 50, last: 99 },
+  ]);
+  expect(messages().slice(-1)).toEqual(["worker_stopped"]);
+});
+
+alone("a list of migrations that cannot be read is read again, now and then", async (database, context) => {
+  await database.addTenant();
+  const { fatal, messages } = await work(database, context, { analysis: async () => WORDED });
+  const stopped = await work(database, context, { analysis: async () => WORDED });
+  await until(async () => (await ended(database)) === 1);
+  await sql(database, "revoke select on graphile_worker.migrations from holdfast_worker");
+  await sql(database, "insert into graphile_worker.migrations (id, breaking) values (99, true)");
+  const many = Array.from({ length: 1_000 }, (_, n) => String(n));
+  await forge(database, "worker:migrate", many);
+  const unread = (told: string[]) => told.filter((message) => message === "queue_migrations_unread").length;
+  await until(() => unread(messages()) > 0 && unread(stopped.messages()) > 0);
+  expect(fatal).toEqual([]);
+
+  // A worker that has stopped reads it no more.
+  await stopped.worker.stop();
+  await sleep(LOOKED_MS);
+  expect(stopped.messages().at(-1)).toBe("worker_stopped");
+  // A thousand notices are one reason to look.
+  expect(unread(messages())).toBeLessThan(5);
+
+  await sql(database, "grant select on graphile_worker.migrations to holdfast_worker");
+  await until(() => fatal.length > 0);
+  expect(stopped.fatal).toEqual([]);
+});
+
 alone("a stop is bounded, even when the database does not answer", async (database, context) => {
   const begun = Promise.withResolvers<void>();
   const nap = async ({ signal }: Run) => {
@@ -256,6 +376,8 @@ alone("the queue's schema must be there, and of this version", async (database, 
     "delete from graphile_worker.migrations where id = (select max(id) from graphile_worker.migrations)",
   );
   const refusal = { code: "config_invalid", hint: "Run: npm run db:migrate" };
+  await expect(work(database, context, {})).rejects.toMatchObject(refusal);
+  await sql(database, "alter table graphile_worker.migrations drop column breaking");
   await expect(work(database, context, {})).rejects.toMatchObject(refusal);
   await sql(database, "drop schema graphile_worker cascade");
   await expect(work(database, context, {})).rejects.toMatchObject(refusal);

@@ -14,8 +14,9 @@ declare
 begin
   perform app.enter(tenant_id, ticket);
   v_import := app_private.cost_import_open(tenant_id, import_id, 'LOADED');
-  -- Publishers of one source go one after another, so each can say what it took from the one before.
-  perform pg_advisory_xact_lock(hashtextextended(tenant_id || v_import.source, 0));
+  -- Publishers go one after another, so each can say what it took from the one before. Of all that is in the key nothing
+  -- is the caller's choice: a source can be found for every key, also for that of another tenant.
+  perform pg_advisory_xact_lock(hashtextextended(tenant_id::text, 0));
 
   with taken as (
     select distinct p.import_id, p.billing_period_start

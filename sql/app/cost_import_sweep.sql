@@ -12,7 +12,11 @@ declare
 begin
   update app.cost_imports as i
   set status = 'FAILED', error = '{"reason": "abandoned"}', finished_at = now()
-  where i.status in ('LOADING', 'LOADED') and i.started_at < now() - interval '1 day';
+  where (i.tenant_id, i.id) in (
+    select a.tenant_id, a.id
+    from app.cost_imports as a
+    where a.status in ('LOADING', 'LOADED') and a.started_at < now() - interval '1 day'
+    for no key update skip locked);
 
   select i.* into v_import
   from app.cost_imports as i

@@ -27,6 +27,8 @@ begin
   if pg_catalog.set_config(
       'app.tenant', v_tenant || '.' || app_private.seal(v_secret, v_tenant), true) is null
     or pg_catalog.set_config('row_security', 'on', true) is null
+    -- The plans of what follows are made with the statistics of all tenants.
+    or pg_catalog.set_config('debug_print_plan', 'off', true) is null
   then
     perform app_private.refuse('the tenant could not be set');
   end if;

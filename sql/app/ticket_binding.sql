@@ -9,7 +9,7 @@ begin
     select k.binding
     from app_private.ticket_keys as k
     where k.kid = ticket_binding.kid
-      and (k.not_after is null or k.not_after > pg_catalog.now()));
+      and (k.not_after is null or k.not_after > pg_catalog.clock_timestamp()));
 end
 $$;
 

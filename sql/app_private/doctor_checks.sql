@@ -30,6 +30,8 @@ from (values
   ('server_files',         'are out of reach'),
   ('languages',            'only owners write functions'),
   ('extensions',           'none that PostgreSQL does not trust is for everybody'),
+  ('ddl',                  'the login of tenants'' sessions is refused before it asks for a lock'),
+  ('temporary_files',      'a session of that login cannot fill the disk'),
   ('logged_parameters',    'no ticket comes into the server''s log'),
   ('logged_plans',         'auto_explain is not loaded here, or is off for the logins'),
   ('backup_role',          'reads all and writes nothing'),

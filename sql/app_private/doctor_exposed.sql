@@ -5,7 +5,10 @@ with recursive reach (oid) as (
   select m.member
   from reach
   join pg_catalog.pg_auth_members as m on m.roleid = reach.oid
-  join pg_catalog.pg_roles as r on r.oid = m.member and r.rolname <> 'holdfast_ops'
+  -- Of our own roles the service alone may; what is amiss with another is in doctor_memberships.
+  join pg_catalog.pg_roles as r
+    on r.oid = m.member
+    and (r.rolname = 'holdfast_service' or not pg_catalog.starts_with(r.rolname::text, 'holdfast_'))
   -- From 16 on a membership may be for administration alone: then neither option is there.
   where coalesce((pg_catalog.to_jsonb(m) ->> 'set_option')::boolean, true)
     or coalesce((pg_catalog.to_jsonb(m) ->> 'inherit_option')::boolean, true)

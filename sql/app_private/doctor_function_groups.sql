@@ -9,6 +9,7 @@ with groups (checked, state, pattern, kept_for) as (
     ('volume', 'warning', '^(pg_stat_get_(?!activity$|backend_).*|pg_(current|last)_wal_.*'
        '|pg_last_xact_replay_timestamp|pg_last_committed_xact|pg_xact_commit_timestamp.*'
        '|pg_control_checkpoint|pg_get_replication_slots'
+       '|pg_available_wal_summaries|pg_wal_summary_contents|pg_get_wal_summarizer_state'
        '|pg_(relation|table|indexes|total_relation|database|tablespace)_size)$',
      'pg_read_all_stats, holdfast_ops, holdfast_metrics, holdfast_owner, holdfast_system, '
        'holdfast_replicator'),

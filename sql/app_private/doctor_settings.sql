@@ -18,6 +18,8 @@ with wanted (checked, role, name, value, good) as (
   from (values ('holdfast_service'), ('holdfast_worker'), ('holdfast_ops')) as r (role)
   where pg_catalog.current_setting('auto_explain.log_min_duration', true) is not null
   union all
+  select 'temporary_files', 'holdfast_service', 'temp_file_limit', '1GB', '^\d'
+  union all
   select 'backup_role', 'holdfast_backup', 'default_transaction_read_only', 'on', '^(on|true|yes|1)$'
 )
 -- What is set "in database" goes before what is set for the role, and is lost in a clone.

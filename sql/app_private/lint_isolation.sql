@@ -2,8 +2,9 @@ create or replace view app_private.lint_isolation as
 with tenant_tables as (
   select c.oid, c.relispartition, c.relrowsecurity, c.relforcerowsecurity, a.attnum
   from pg_catalog.pg_class as c
+  -- In whatever schema: what has the column is a tenant's.
   join pg_catalog.pg_namespace as n
-    on n.oid = c.relnamespace and n.nspname in ('app', 'app_private', 'ops', 'tenant')
+    on n.oid = c.relnamespace and n.nspname !~ '^(pg_|information_schema$|graphile_)'
   join pg_catalog.pg_attribute as a on a.attrelid = c.oid and a.attname = 'tenant_id' and not a.attisdropped
   where c.relkind in ('r', 'p')
 )

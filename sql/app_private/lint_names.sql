@@ -16,10 +16,11 @@ join pg_catalog.pg_attribute as a on a.attrelid = r.oid and a.attnum > 0 and not
 where r.relkind in ('r', 'p') and pg_catalog.col_description(r.oid, a.attnum) is null
 union all
 select 'missing_comment', p.oid::regprocedure::text
-from pg_catalog.pg_proc as p
-join pg_catalog.pg_namespace as n
-  on n.oid = p.pronamespace and n.nspname in ('app', 'app_private', 'ops', 'tenant')
-where pg_catalog.obj_description(p.oid, 'pg_proc') is null
+from pg_catalog.pg_namespace as n
+cross join lateral (  -- the schemas first: the description of each is another look
+  select p.oid from pg_catalog.pg_proc as p where p.pronamespace = n.oid offset 0) as p
+where n.nspname in ('app', 'app_private', 'ops', 'tenant')
+  and pg_catalog.obj_description(p.oid, 'pg_proc') is null
 union all
 -- The name of a constraint is what a person reads when it is broken.
 select 'constraint_named_by_postgres', k.conrelid::regclass::text || ' ' || k.conname

@@ -7,7 +7,8 @@ begin
     errcode = 'RL101',
     message = 'rls_enforcement_failed',
     detail  = pg_catalog.jsonb_build_object('reason', reason),
-    hint    = 'Call app.enter(tenant_id, ticket) first, with a fresh ticket for that tenant.';
+    hint    =
+      'Enter first, with a fresh ticket for that tenant: app.enter(tenant_id, ticket); in psql ops.become, then ops.enter.';
 end
 $$;
 

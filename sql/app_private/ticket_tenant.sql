@@ -18,7 +18,7 @@ begin
   select k.binding into v_binding
   from app_private.ticket_keys as k
   where k.kid::text = v_part[2]
-    and (k.not_after is null or k.not_after > pg_catalog.now())
+    and (k.not_after is null or k.not_after > pg_catalog.clock_timestamp())
     and v_part[6] = pg_catalog.encode(pg_catalog.sha256(k.opad || pg_catalog.sha256(
       k.ipad || pg_catalog.convert_to(pg_catalog.left(ticket, -65), 'UTF8'))), 'hex');
   if v_binding is null

@@ -22,15 +22,19 @@ begin
   values ('become', tenant, reason, pg_catalog.jsonb_build_object(
     'tenant_id', v_tenant_id, 'expires_at', v_expires_at, 'backend', pg_catalog.pg_backend_pid()));
 
+  -- In the server's log as well: the row is gone when the transaction is rolled back, what was seen is not.
+  raise log 'ops.become: % becomes tenant % until %: %', session_user, v_tenant_id, v_expires_at, reason;
+
   -- Kept in the session, so that it never stands in the text of a statement, which may be logged.
   perform pg_catalog.set_config('app.become_ticket',
     app_private.ticket_make(v_tenant_id, pg_catalog.pg_backend_pid(), v_expires_at), false);
-  return query select v_tenant_id, v_expires_at, 'begin; select ops.enter(); select …; commit;';
+  return query select v_tenant_id, v_expires_at, 'begin; select ops.enter(); select … from tenant.…; commit;';
 end
 $$;
 
 comment on function ops.become is
   'Gives this session a ticket for a tenant, to see with ops.enter what the tenant sees; audited. The ticket is good for '
-  'this connection alone and for that many minutes. Raises TN101, OP101, OP102.';
+  'this connection alone and for that many minutes; connect directly, for a pooler would hand it on. Raises TN101, OP101, '
+  'OP102.';
 
 grant execute on function ops.become to holdfast_ops;

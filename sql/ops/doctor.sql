@@ -16,6 +16,7 @@ as $$
     union all select d.* from app_private.doctor_functions as d
     union all select d.* from app_private.doctor_languages as d
     union all select d.* from app_private.doctor_extensions as d
+    union all select d.* from app_private.doctor_ddl as d
     union all select d.* from app_private.doctor_upkeep as d
   ), gathered as (
     select s.checked, bool_or(s.state = 'fault') as faulty, bool_or(s.state = 'warning') as doubtful,

@@ -7,7 +7,7 @@ set search_path = ''
 as $$
 declare
   v_before  timestamptz;
-  v_ends_at constant timestamptz := pg_catalog.now() + after;
+  v_ends_at timestamptz;
 begin
   perform app_private.reason_check(reason);
   if after is null or after < interval '0' or after > interval '30 days' then
@@ -35,6 +35,8 @@ begin
         'Nobody could enter any more. First the next one: a new TICKET_KEY and TICKET_KEY_ID, npm run db:migrate.';
   end if;
 
+  -- Never later than it was to end: one that was stolen must not come back.
+  v_ends_at := least(v_before, pg_catalog.clock_timestamp() + after);
   if not dry_run then
     update app_private.ticket_keys as k set not_after = v_ends_at where k.kid = ticket_key_retire.kid;
     insert into ops.audit_log (action, subject, reason, before, after)
@@ -48,6 +50,6 @@ $$;
 
 comment on function ops.ticket_key_retire is
   'Ends a ticket key, after a while in which programs that still use it are restarted with the next one; after => 0 ends '
-  'a stolen one at once. Audited; dry_run shows the change. Raises TK101, TK201 for the last key in use, OP101, OP102.';
+  'a stolen one at once. What has an end already never gets a later one. Audited; dry_run shows the change. Raises TK101, TK201 for the last key in use, OP101, OP102.';
 
 grant execute on function ops.ticket_key_retire to holdfast_ops;

@@ -4,6 +4,7 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { as, type Row, refusal, strangerIsRefused } from "../support/contract.ts";
 import { costsOf, usage } from "../support/costs.ts";
 import { testDatabase } from "../support/database.ts";
+import { rolledBack } from "../support/rolled_back.ts";
 
 const database = testDatabase();
 const costs = costsOf(database);
@@ -239,6 +240,38 @@ describe("it works twice", () => {
     const states = (await Promise.all(ids.map(importRow))).map((row) => row["status"]);
     expect(states.filter((state) => state === "PUBLISHED")).toHaveLength(1);
     expect(states.filter((state) => state === "SUPERSEDED")).toHaveLength(9);
+  });
+
+  /** The key of the lock under which an import of this source is published. */
+  async function lockOf(source: string, of = tenantId): Promise<string> {
+    const importId = await costs.start(of, source);
+    await costs.add(of, importId, [usage("2026-10-10", 1)]);
+    await costs.rollUp(of, importId);
+    return rolledBack(database.service.pool, async (client) => {
+      await client.query("select app.cost_import_publish($1, $2, $3)", [of, database.ticket(of), importId]);
+      const locks = await rows(
+        `select classid, objid, objsubid, mode from pg_locks
+         where locktype = 'advisory' and pid = $1 and database = (select oid from pg_database where datname = $2)`,
+        [(await client.query("select pg_backend_pid() as pid")).rows[0].pid, database.name],
+      );
+      expect(locks).toMatchObject([{ mode: "ExclusiveLock" }]);
+      return `${locks[0]!["classid"]} ${locks[0]!["objid"]}`;
+    });
+  }
+
+  test("publishers of a tenant share one lock, in whose key nothing is the caller's choice", async () => {
+    ({ tenantId } = await database.addTenant());
+    const other = await database.addTenant();
+    const sources = ["aws", "azure", "a", "s".repeat(100), other.tenantId, "holdfast.migrate", "\u{1f4b0}"];
+    const keys = new Set<string>();
+    for (const source of sources) keys.add(await lockOf(source));
+    expect(keys.size).toBe(1);
+    expect(keys).not.toContain(await lockOf("aws", other.tenantId));
+    const [migrate] = await rows(
+      `select ((k >> 32) & 4294967295)::text || ' ' || (k & 4294967295)::text as key
+       from (values (hashtext('holdfast.migrate')::bigint)) as lock (k)`,
+    );
+    expect(keys).not.toContain(migrate!["key"]);
   });
 
   test("each step is taken once: the next one is of a closed import", async () => {

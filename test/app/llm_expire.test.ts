@@ -16,6 +16,28 @@ const expired = async (maxRows = 500): Promise<Row[]> =>
 
 const expire = async (maxRows?: number): Promise<number> => (await expired(maxRows)).length;
 
+/** Moves a hold of 1,000,000 nano-USD, and what it counts, into the period before its own. */
+async function earlier(tenantId: string, id: string): Promise<void> {
+  await database.superuser.query(
+    `with hold as (
+       update app.llm_reservation_budgets as h set period_start = p.period_start - interval '1 month'
+       from app.llm_budget_periods as p
+       where h.tenant_id = $1 and h.reservation_id = $2
+         and p.tenant_id = h.tenant_id and p.budget_id = h.budget_id and p.period_start = h.period_start
+       returning p.*),
+     less as (
+       update app.llm_budget_periods as p set reserved_nanousd = p.reserved_nanousd - 1000000
+       from hold as h
+       where p.tenant_id = h.tenant_id and p.budget_id = h.budget_id and p.period_start = h.period_start)
+     insert into app.llm_budget_periods (tenant_id, budget_id, period_start, period_end, reserved_nanousd,
+       admitted_limit_nanousd)
+     select tenant_id, budget_id, period_start - interval '1 month', period_start, 1000000, admitted_limit_nanousd
+     from hold`,
+    [tenantId, id],
+  );
+  expect(await broken()).toEqual([]);
+}
+
 describe("it works", () => {
   test("a hold past its time is presumed, of whatever tenant, and no other", async () => {
     const [one, other] = [await database.addTenant(), await database.addTenant()];
@@ -52,7 +74,11 @@ describe("it works", () => {
     expect((await refusal(reserve(tenantId), "budget_exceeded")).detail["max_affordable_output_tokens"]).toBe(
       0,
     );
-    await expire();
+    // A refusal is heard before its locks are gone, and what is locked is passed over: they are waited for.
+    await database.superuser.query("select from app.llm_budget_periods where tenant_id = $1 for update", [
+      tenantId,
+    ]);
+    expect(await expire()).toBe(1);
     expect((await refusal(reserve(tenantId), "budget_exceeded")).detail["max_affordable_output_tokens"]).toBe(
       0,
     );
@@ -113,6 +139,61 @@ describe("it works twice", () => {
       "PRESUMED",
     ]);
     expect(await expire()).toBe(1);
+  });
+
+  test("a hold of several budgets waits for all of them: one that is locked keeps it whole", async () => {
+    const { tenantId, name } = await database.addTenant({ limitUsd: "1" });
+    await ledger.setBudget(name, "1", "day");
+    await ledger.setBudget(name, "1", "total");
+    const late = [await reserve(tenantId, { ttl: "0" }), await reserve(tenantId, { ttl: "0" })];
+    const other = await reserve((await database.addTenant()).tenantId, { ttl: "0" });
+    const reserved = (await balances(tenantId)).map((each) => [each.period, each.reserved, each.presumed]);
+    for (const period of ["day", "month", "total"]) {
+      const text = `select from app.llm_budget_periods as p
+        where (p.tenant_id, p.budget_id) in (select tenant_id, id from app.llm_budgets where tenant_id = $1 and period = $2)`;
+      const held = { text, values: [tenantId, period] };
+      const ids = await besides(
+        database,
+        held,
+        database.worker,
+        "select reservation_id as id from app.llm_expire()",
+      );
+      // The first time there is one of another tenant, which nothing keeps.
+      expect(ids, period).toEqual(period === "day" ? [{ id: other["id"] }] : []);
+      for (const { id } of late as { id: string }[])
+        expect(await ledger.hold(id)).toMatchObject({ status: "RESERVED", reason: null });
+      expect((await balances(tenantId)).map((each) => [each.period, each.reserved, each.presumed])).toEqual(
+        reserved,
+      );
+      expect(await broken()).toEqual([]);
+    }
+    // Of two at once each may find what the other has locked; what they leave is the next one's.
+    const moved = [...(await Promise.all([expire(), expire()])), await expire()];
+    expect(moved.reduce((sum, each) => sum + each)).toBe(2);
+    expect(await balances(tenantId)).toEqual(
+      reserved.map(([period, amount]) => ({ period, reserved: 0, presumed: amount, spent: 0 })),
+    );
+    expect(await broken()).toEqual([]);
+  });
+
+  test("a month that is locked keeps its own holds, not those of another month", async () => {
+    const { tenantId } = await database.addTenant();
+    const [old, late] = [await reserve(tenantId, { ttl: "0" }), await reserve(tenantId, { ttl: "0" })];
+    await earlier(tenantId, old["id"]);
+    const text =
+      "select from app.llm_budget_periods where tenant_id = $1 and period_start > now() - interval '1 month'";
+    const held = { text, values: [tenantId] };
+    const ids = await besides(
+      database,
+      held,
+      database.worker,
+      "select reservation_id as id from app.llm_expire()",
+    );
+    expect(ids).toEqual([{ id: old["id"] }]);
+    expect(await ledger.hold(late["id"])).toMatchObject({ status: "RESERVED" });
+    expect(await broken()).toEqual([]);
+    expect(await expire()).toBe(1);
+    expect(await broken()).toEqual([]);
   });
 
   test("eight sweepers at once move each hold once, while others settle and reserve", async () => {

@@ -117,6 +117,10 @@ async function step(model: Model, tenant: { tenantId: string; name: string }, op
     case "presume":
       return endStep(model, tenant.tenantId, op);
     case "expire": {
+      // What is locked is left for the next time, and a refusal is heard before its locks are gone: they are waited for.
+      await database.superuser.query("select from app.llm_budget_periods where tenant_id = $1 for update", [
+        tenant.tenantId,
+      ]);
       await database.worker.pool.query("select app.llm_expire()");
       for (const hold of model.holds) if (hold.status === "RESERVED" && hold.lapses) hold.status = "PRESUMED";
       return;

@@ -134,6 +134,40 @@ describe("partitions", () => {
     expect(await maintain()).toMatchObject({ partitions_made: 0, rows_swept: "0" });
   });
 
+  test("a table that stays locked is left for the next time, with a warning; the sweep stands", async () => {
+    const before = await partitions();
+    const last = before.filter((each) => each["name"].startsWith("app.events_")).at(-1)!["name"];
+    await rows(`drop table ${last}`);
+    const other = await database.addTenant();
+    const old = await costs.load(other.tenantId, [usage("2026-10-10", 1), usage("2026-10-11", 1)]);
+    await costs.load(other.tenantId, [usage("2026-10-10", 1)]);
+    const [reader, worker] = [await database.superuser.connect(), await database.worker.pool.connect()];
+    const heard: string[] = [];
+    const hear = (notice: { message?: string | undefined }) => heard.push(notice.message ?? "");
+    worker.on("notice", hear);
+    try {
+      await reader.query("begin; lock table app.events in access share mode");
+      const began = performance.now();
+      const { rows: maintained } = await worker.query("select * from app.maintain()");
+      expect(maintained).toEqual([{ partitions_made: null, rows_swept: "3" }]);
+      expect(performance.now() - began).toBeGreaterThan(2_500);
+      expect(performance.now() - began).toBeLessThan(10_000);
+      expect(heard).toEqual(["app.maintain: no partition was made, for a table stayed locked"]);
+      expect(await lineCount(old)).toEqual([0, 0]);
+      await reader.query("commit");
+      expect((await worker.query("select * from app.maintain()")).rows).toEqual([
+        { partitions_made: 1, rows_swept: "0" },
+      ]);
+      expect(heard).toHaveLength(1);
+      expect(await partitions()).toEqual(before);
+    } finally {
+      worker.off("notice", hear);
+      await reader.query("rollback");
+      reader.release();
+      worker.release();
+    }
+  });
+
   test("each table that grows has the month before this one and the three after it", async () => {
     const months = await rows(
       `select p.relname as parent, count(*)::int as months from pg_inherits as i

@@ -60,6 +60,11 @@ const faults: Record<string, [fault: string, ...objects: string[]][]> = {
        from ('7fffffff-0000-0000-0000-000000000000') to ('80000000-0000-0000-0000-000000000000')`,
       "app.events_y2050m01",
     ],
+    [
+      "create schema billing; create table billing.invoices (tenant_id uuid, total numeric)",
+      "billing.invoices",
+    ],
+    [`${SUPERUSER} create table public.invoices (tenant_id uuid)`, "invoices"],
   ],
   policy_unexpected: [
     ["create policy also on app.findings to holdfast_tenant using (true)", "app.findings also"],
@@ -191,6 +196,12 @@ const faults: Record<string, [fault: string, ...objects: string[]][]> = {
     [
       "create schema extra; grant usage on schema extra to holdfast_tenant; create view extra.things as select 1 as one; grant select on extra.things to holdfast_tenant",
       "holdfast_tenant extra.things",
+    ],
+    [`${SUPERUSER} grant holdfast_tenant to holdfast_worker`, "holdfast_worker may become holdfast_tenant"],
+    [
+      `${SUPERUSER} grant holdfast_tenant to holdfast_owner`,
+      "holdfast_admin may become holdfast_tenant",
+      "holdfast_owner may become holdfast_tenant",
     ],
     [
       `${SUPERUSER} grant pg_monitor to holdfast_service`,

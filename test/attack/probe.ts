@@ -97,11 +97,12 @@ export function openProbe(
       for (let done = 0; done < statements.length; ) {
         if (ear?.isOpen !== true) ear = await openEar(database.url("holdfast_service"), timeoutMs + 2_000);
         known = "";
-        // Compiling a huge plan takes seconds in which no timeout is heard.
-        await ear.ask(`begin; set local jit = off; set local statement_timeout = ${timeoutMs}`);
+        await ear.ask("begin");
         const values = [scene.mine.tenantId, database.ticket(scene.mine.tenantId)];
         const entered = await ear.ask("select app.enter($1, $2)", { values });
         if (entered.code !== "") throw new Error(`app.enter: ${JSON.stringify(entered)}`);
+        // Compiling a huge plan takes seconds in which no timeout is heard.
+        await ear.ask(`set local jit = off; set local statement_timeout = ${timeoutMs}`);
         if (as === "tenant") await ear.ask("set local role holdfast_tenant");
         // What breaks the connection or ends the transaction does not save the statements after it.
         for (let goesOn = true; goesOn && done < statements.length; done += 1) {

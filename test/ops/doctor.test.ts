@@ -1,26 +1,36 @@
 // sql/ops/doctor.sql: each check sees the fault that is planted for it, and the fix that it prints, run as it stands,
 // ends it. What superuser.sql does is tested in test/superuser.test.ts.
 import { readFileSync } from "node:fs";
-import type pg from "pg";
-import { beforeAll, describe, expect, inject, test } from "vitest";
+import pg from "pg";
+import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
 import { projectFile, withClient } from "../../src/migrate.ts";
 import { inDatabase } from "../support/constants.ts";
 import { testDatabase } from "../support/database.ts";
-import { asPeople, changed, type Finding, underRoleLock } from "../support/doctor.ts";
+import { asPeople, changed, type Finding, locked } from "../support/doctor.ts";
 import { rolledBack } from "../support/rolled_back.ts";
 
 const server = inject("server");
 const database = testDatabase();
+const superuserSql = readFileSync(projectFile("sql/superuser.sql"), "utf8");
+/** Where the lock is under which roles are changed. */
+const roles = new pg.Client(server.administrator);
 let version = 0;
 /** What the doctor says of the clone on which superuser.sql ran. */
 let healthy: Finding[] = [];
 
 beforeAll(async () => {
-  const superuserSql = readFileSync(projectFile("sql/superuser.sql"), "utf8");
-  await underRoleLock(server.administrator, () => database.superuser.query(superuserSql));
+  await roles.connect();
+  await locked(roles, () => database.superuser.query(superuserSql));
   version = Number((await database.superuser.query("show server_version_num")).rows[0].server_version_num);
   healthy = await rolledBack(database.superuser, asPeople);
 });
+afterAll(() => roles.end());
+
+/** The checks of groups of functions. */
+const GROUPS = [
+  ...["signals", "activity", "volume", "advisory_locks", "large_objects", "wal_messages"],
+  ...["exported_snapshots", "server_files"],
+];
 
 /** A fault: what is planted, which checks see it besides its own, and what mends it where SQL alone cannot. */
 type Fault = { plant: string; also?: string[]; mend?: string; state?: "warning"; from?: number };
@@ -35,7 +45,7 @@ const faults: Record<string, Fault[]> = {
   session_row_security: [{ plant: "set local row_security = off", state: "warning" }],
   role_attributes: [
     { plant: "alter role holdfast_service bypassrls" },
-    { plant: "alter role holdfast_tenant superuser", also: ["lint"] },
+    { plant: "alter role holdfast_tenant superuser" },
     { plant: "alter role holdfast_owner login inherit" },
     { plant: "alter role holdfast_worker createrole createdb nologin" },
     { plant: "alter role holdfast_system replication bypassrls" },
@@ -45,10 +55,7 @@ const faults: Record<string, Fault[]> = {
     { plant: "revoke holdfast_tenant from holdfast_service" },
     { plant: "revoke holdfast_system from holdfast_owner" },
     { plant: "grant holdfast_owner to holdfast_service", also: ["lint"] },
-    {
-      plant: "grant holdfast_tenant to holdfast_worker",
-      also: ["lint", "schema_rights", "table_rights"],
-    },
+    { plant: "grant holdfast_tenant to holdfast_worker", also: ["lint"] },
     { plant: "grant pg_read_all_settings to holdfast_tenant", also: ["lint"] },
     { plant: "grant pg_write_all_data to holdfast_ops" },
     { plant: "create role stranger_to_all; grant holdfast_system to stranger_to_all" },
@@ -214,7 +221,7 @@ const faults: Record<string, Fault[]> = {
     { plant: "create extension dblink schema public", state: "warning" },
     { plant: "create extension pg_stat_statements schema public", state: "warning" },
     {
-      plant: `create extension dblink schema public; do $$ declare f regprocedure; begin
+      plant: `create extension if not exists dblink schema public; do $$ declare f regprocedure; begin
         for f in select objid from pg_depend where classid = 'pg_proc'::regclass and deptype = 'e' and refobjid =
           (select oid from pg_extension where extname = 'dblink') loop
           execute format('revoke execute on function %s from public', f);
@@ -222,6 +229,34 @@ const faults: Record<string, Fault[]> = {
         create server elsewhere foreign data wrapper dblink_fdw; grant usage on foreign server elsewhere to holdfast_tenant`,
       state: "warning",
     },
+  ],
+  ddl: [
+    { plant: "alter event trigger holdfast_no_ddl disable", state: "warning" },
+    { plant: "alter event trigger holdfast_no_ddl enable replica", state: "warning" },
+    ...[
+      "drop event trigger holdfast_no_ddl",
+      `drop event trigger holdfast_no_ddl; create event trigger holdfast_no_ddl on ddl_command_start
+        when tag in ('CREATE TABLE') execute function holdfast_guard.no_ddl();
+        alter event trigger holdfast_no_ddl enable always`,
+      `drop event trigger holdfast_no_ddl; create event trigger holdfast_no_ddl on ddl_command_end
+        execute function holdfast_guard.no_ddl(); alter event trigger holdfast_no_ddl enable always`,
+      "create or replace function holdfast_guard.no_ddl() returns event_trigger language plpgsql as 'begin end'",
+      "alter function holdfast_guard.no_ddl security definer",
+      "alter function holdfast_guard.no_ddl reset search_path",
+      "alter function holdfast_guard.no_ddl owner to holdfast_owner",
+      "alter schema holdfast_guard owner to holdfast_owner",
+    ].map((plant) => ({ plant, mend: superuserSql, state: "warning" as const })),
+    {
+      plant: "set local event_triggers = off",
+      mend: "set local event_triggers = on",
+      state: "warning",
+      from: 170_000,
+    },
+  ],
+  temporary_files: [
+    { plant: "alter role holdfast_service reset temp_file_limit", state: "warning" },
+    { plant: "alter role holdfast_service set temp_file_limit = -1", state: "warning" },
+    { plant: `alter role holdfast_service ${IN_DATABASE} set temp_file_limit = -1`, state: "warning" },
   ],
   logged_parameters: [
     { plant: "alter role holdfast_worker reset log_parameter_max_length", state: "warning" },
@@ -282,29 +317,74 @@ test("every check has a fault planted here; the server's version cannot be chang
   expect([...Object.keys(faults), "ticket_binding"].sort()).toEqual(checks.sort());
 });
 
-const planted = Object.entries(faults).flatMap(([checked, of]) => of.map((fault) => ({ checked, ...fault })));
+type Planted = Fault & { checked: string };
+const planted: Planted[] = Object.entries(faults).flatMap(([checked, of]) =>
+  of.map((fault) => ({ checked, ...fault })),
+);
+
+/** Plants a fault, and answers with its fix: the doctor says what it should, and nothing else. */
+async function seen(client: pg.ClientBase, fault: Planted, after = "nothing"): Promise<string> {
+  await client.query(fault.plant);
+  const said = changed(healthy, await asPeople(client));
+  expect([...said.keys()].sort(), `after ${after}`).toEqual([fault.checked, ...(fault.also ?? [])].sort());
+  expect(said.get(fault.checked)!.state).toBe(fault.state ?? "fault");
+  return said.get(fault.checked)!.fix!;
+}
 
 describe("a fault is seen by its check alone, and ends with its fix", () => {
-  test.each(planted)("$checked: $plant", async ({ checked, plant, also = [], mend, state, from = 0 }) => {
-    if (version < from) return;
-    await inTransaction(plant, async (client) => {
-      await client.query(plant);
-      const said = changed(healthy, await asPeople(client));
-      expect([...said.keys()].sort()).toEqual([checked, ...also].sort());
-      const row = said.get(checked)!;
-      expect(row.state).toBe(state ?? "fault");
+  // In one transaction: what the doctor says of the next fault shows that the last has ended.
+  let client: pg.PoolClient | undefined;
+  let last: string | undefined;
+  const inShared = async (work: (client: pg.ClientBase) => Promise<void>) => {
+    client ??= await database.superuser.connect();
+    if (last === undefined) await client.query("begin");
+    last ??= "nothing";
+    await work(client).catch(async (error) => {
+      await end(); // the next one begins anew
+      throw error;
+    });
+  };
+  const end = async () => {
+    await client?.query("rollback");
+    last = undefined;
+  };
+  afterAll(async () => {
+    await end();
+    client?.release();
+  });
 
-      await client.query(row.fix!);
-      if (mend !== undefined) {
-        expect(row.fix).toMatch(/^-- /);
-        await client.query(mend);
+  test.each(planted.filter((fault) => !isAlone(fault)))("$checked: $plant", async (fault) => {
+    if (version < (fault.from ?? 0)) return;
+    await inShared(async (shared) => {
+      await shared.query(await seen(shared, fault, last));
+      last = `the fix of: ${fault.plant}`;
+    });
+  });
+
+  test("the last of them has ended, too", async () => {
+    await inShared(async (shared) => {
+      expect([...changed(healthy, await asPeople(shared)).keys()], `after ${last}`).toEqual([]);
+    });
+  });
+});
+
+describe("a fault of roles, or one that takes more than its fix, does so in a transaction of its own", () => {
+  test.each(planted.filter(isAlone))("$checked: $plant", async (fault) => {
+    if (version < (fault.from ?? 0)) return;
+    await inTransaction(fault.plant, async (client) => {
+      const fix = await seen(client, fault);
+      await client.query(fix);
+      if (fault.mend !== undefined) {
+        expect(fix).toMatch(/^-- /);
+        await client.query(fault.mend);
       }
       let now = await asPeople(client);
-      expect(now.find((each) => each.checked === checked)).toMatchObject({ state: "ok", fix: null });
+      expect(now.find(({ checked }) => checked === fault.checked)).toMatchObject({ state: "ok", fix: null });
 
       // A role that was missing is there again, and then lacks what it had: fixes of other checks, and again.
       for (let rounds = 0; rounds < 2 && anyFix(now); rounds += 1) {
-        for (const { fix } of changed(healthy, now).values()) if (fix !== null) await client.query(fix);
+        for (const each of changed(healthy, now).values())
+          if (each.fix !== null) await client.query(each.fix);
         now = await asPeople(client);
       }
       expect(statesOf(now)).toEqual(statesOf(healthy));
@@ -364,6 +444,21 @@ describe("tickets", () => {
   });
 });
 
+test("superuser.sql takes the same functions as the doctor asks for, and gives them to the same roles", () => {
+  /** The pairs of a pattern and of who keeps it, from a text in which literals are put together over lines. */
+  const groupsIn = (path: string) =>
+    [
+      ...readFileSync(projectFile(path), "utf8")
+        .replaceAll(/--.*/g, "")
+        .replaceAll(/'\s*\n\s*'/g, "")
+        .matchAll(/'(\^[^']*\$)',\s*(null|'[^']*')\)/g),
+    ].map(([, pattern, keptFor]) => [pattern, keptFor]);
+
+  const groups = groupsIn("sql/superuser.sql");
+  expect(groups).toHaveLength(healthy.filter(({ checked }) => GROUPS.includes(checked)).length);
+  expect(groups).toEqual(groupsIn("sql/app_private/doctor_function_groups.sql"));
+});
+
 describe("the server's version", () => {
   /** Major version and floor, wherever a text lists the four as 15: 150_020 or (15, 150020). */
   const floorsIn = (path: string) =>
@@ -388,12 +483,19 @@ describe("the server's version", () => {
   });
 });
 
+/** Whether it is of the cluster's roles, of a session for good, or takes more than its own check's fix. */
+const isAlone = ({ plant, mend, also = [] }: Fault) =>
+  ofRoles(plant) ||
+  plant.startsWith("load ") ||
+  mend !== undefined ||
+  also.some((checked) => checked !== "lint");
+const ofRoles = (change: string) => /\brole\b|^(grant|revoke) (holdfast|pg)_/.test(change);
+
 /**
  * Lends a transaction that is rolled back, for a change: of the cluster's roles, after all others that change them; of
  * a session for good, on a connection of its own.
  */
 async function inTransaction<T>(change: string, work: (client: pg.ClientBase) => Promise<T>): Promise<T> {
-  const ofRoles = /\brole\b|^(grant|revoke) (holdfast|pg)_/.test(change);
   const lend = () =>
     change.startsWith("load ")
       ? withClient(inDatabase(server.administrator, database.name), async (client) => {
@@ -401,5 +503,5 @@ async function inTransaction<T>(change: string, work: (client: pg.ClientBase) =>
           return work(client);
         })
       : rolledBack(database.superuser, work);
-  return ofRoles ? underRoleLock(server.administrator, lend) : lend();
+  return ofRoles(change) ? locked(roles, lend) : lend();
 }

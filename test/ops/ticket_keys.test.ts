@@ -1,21 +1,26 @@
 // sql/ops/ticket_key_set.sql, ticket_key_retire.sql and the view: keys come with a migration, and people end them.
 import { randomBytes } from "node:crypto";
 import type pg from "pg";
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { registerTicketKey } from "../../src/migrate.ts";
 import { mintTicket, type TicketKey } from "../../src/tickets.ts";
 import { TEST_TICKET_KEY } from "../support/constants.ts";
-import { raised } from "../support/contract.ts";
+import { collide, raised } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
 import { rolledBack } from "../support/rolled_back.ts";
 
 const database = testDatabase();
 const secret = randomBytes(32);
 
-afterEach(async () => {
+// A new key takes its binding from the newest in use.
+beforeEach(() => database.superuser.query("update app_private.ticket_keys set binding = 'backend'"));
+afterEach(restore);
+
+/** Key 1 alone, as it was. */
+async function restore(): Promise<void> {
   await database.superuser.query("delete from app_private.ticket_keys where kid <> 1");
   await database.superuser.query("update app_private.ticket_keys set not_after = null, binding = 'none'");
-});
+}
 
 async function addKey(kid: number): Promise<void> {
   const client = await database.superuser.connect();
@@ -49,7 +54,7 @@ const audited = async () =>
 test("a new key wants tickets that name their backend", async () => {
   await addKey(2);
   expect(await keys()).toEqual([
-    { kid: 1, state: "in use", binding: "none" },
+    { kid: 1, state: "in use", binding: "backend" },
     { kid: 2, state: "in use", binding: "backend" },
   ]);
   expect(await opens({ kid: 2, secret }, true)).toBe(true);
@@ -115,12 +120,45 @@ describe("ticket_key_retire", () => {
     expect(rows).toEqual([{ old: null, new: "backend", absent: null }]);
   });
 
+  test("an end that was given never moves to a later time", async () => {
+    await addKey(2);
+    const ends = async (...[kid, after]: Parameters<typeof retire>): Promise<number> => {
+      const { rows } = await retire(kid, after);
+      const { rows: kept } = await database.superuser.query(
+        "select not_after from app_private.ticket_keys where kid = $1",
+        [kid],
+      );
+      expect(kept).toEqual([{ not_after: rows[0].ends_at }]);
+      expect((await audited()).after).toEqual({ not_after: expect.any(String) });
+      return rows[0].ends_at.getTime();
+    };
+    const inAnHour = await ends(1, "1 hour");
+    expect(Math.abs(inAnHour - Date.now() - 3_600_000)).toBeLessThan(5_000);
+    expect(await ends(1, "2 hours")).toBe(inAnHour);
+    const soon = await ends(1, "10 minutes");
+    expect(Math.abs(soon - Date.now() - 600_000)).toBeLessThan(5_000);
+    const atOnce = await ends(1, "0");
+    expect(Math.abs(atOnce - Date.now())).toBeLessThan(5_000);
+    const defaulted = await database.ops.query("select * from ops.ticket_key_retire(1, 'once more')");
+    expect(defaulted.rows).toEqual([{ key_id: 1, before: new Date(atOnce), ends_at: new Date(atOnce) }]);
+    expect(await ends(1, "30 days")).toBe(atOnce);
+    expect((await keys())[0]).toMatchObject({ kid: 1, state: "retired" });
+    expect(await opens(TEST_TICKET_KEY, true)).toBe(false);
+  });
+
   test("the last key in use stays, whoever is faster", async () => {
     expect(await raised(retire(1, "1 hour"))).toMatchObject({ sqlstate: "TK201", name: "ticket_key_last" });
-    await addKey(2);
-    const both = await Promise.allSettled([retire(1, "0"), retire(2, "0")]);
-    expect(both.map((each) => each.status).sort()).toEqual(["fulfilled", "rejected"]);
-    expect((await keys()).map((key) => key.state).sort()).toEqual(["in use", "retired"]);
+    for (const _ of Array(3)) {
+      await addKey(2);
+      const held = { text: "select from app_private.ticket_keys" };
+      const both = await collide(database, held, [() => retire(1, "0"), () => retire(2, "0")]);
+      expect(both.map((each) => each.status).sort()).toEqual(["fulfilled", "rejected"]);
+      expect(both.find((each) => each.status === "rejected")).toMatchObject({
+        reason: { code: "TK201", message: "ticket_key_last" },
+      });
+      expect((await keys()).map((key) => key.state).sort()).toEqual(["in use", "retired"]);
+      await restore();
+    }
   });
 
   test.each([

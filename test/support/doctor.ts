@@ -12,8 +12,8 @@ export type Finding = {
 
 /** The checks of what sql/superuser.sql does, which a cluster without a superuser cannot have. */
 export const SUPERUSER_CHECKS = [
-  ...["activity", "advisory_locks", "backup_role", "exported_snapshots", "languages", "large_objects"],
-  ...["logged_parameters", "replicator_role", "signals", "volume", "wal_messages"],
+  ...["activity", "advisory_locks", "backup_role", "ddl", "exported_snapshots", "languages", "large_objects"],
+  ...["logged_parameters", "replicator_role", "signals", "temporary_files", "volume", "wal_messages"],
 ];
 
 /** What the doctor says to holdfast_ops, asked inside a transaction of somebody who may become it. */
@@ -34,8 +34,15 @@ export function changed(before: Finding[], now: Finding[]): Map<string, Finding>
 
 /** Roles are the cluster's: whoever changes one waits here for the others, as `bootstrap` does. */
 export async function underRoleLock<T>(administrator: pg.ClientConfig, work: () => Promise<T>): Promise<T> {
-  return withClient(administrator, async (client) => {
-    await client.query("select pg_advisory_lock(hashtext('holdfast.bootstrap'))");
-    return work();
-  });
+  return withClient(administrator, (client) => locked(client, work));
+}
+
+/** The same, on a connection of the administrator that stays. */
+export async function locked<T>(administrator: pg.Client, work: () => Promise<T>): Promise<T> {
+  await administrator.query("select pg_advisory_lock(hashtext('holdfast.bootstrap'))");
+  try {
+    return await work();
+  } finally {
+    await administrator.query("select pg_advisory_unlock(hashtext('holdfast.bootstrap'))");
+  }
 }
