@@ -182,7 +182,7 @@ declare
   v_body constant text :=
     ' begin'
     ' if session_user = ''holdfast_service'' then'
-    ' raise exception using errcode = ''42501'', message = ''no DDL for this login'';'
+    ' raise insufficient_privilege using message = ''no DDL for this login'';'
     ' end if;'
     ' end ';
 begin

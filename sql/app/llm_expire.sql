@@ -12,9 +12,17 @@ begin
   with due as materialized (
     select r.tenant_id, r.id
     from app.llm_reservations as r
-    where r.status = 'RESERVED' and r.expires_at < pg_catalog.clock_timestamp()
-    order by r.expires_at
-    limit max_rows
+    -- The oldest of each tenant first: what one keeps locked must not fill the batch.
+    where (r.tenant_id, r.id) in (
+        select e.tenant_id, e.id
+        from (
+          select x.tenant_id, x.id, x.expires_at,
+                 row_number() over (partition by x.tenant_id order by x.expires_at) as place
+          from app.llm_reservations as x
+          where x.status = 'RESERVED' and x.expires_at < pg_catalog.clock_timestamp()) as e
+        order by e.place, e.expires_at
+        limit max_rows)
+      and r.status = 'RESERVED'
     for no key update skip locked
   ),
   holds as materialized (

@@ -28,6 +28,7 @@ $$;
 
 comment on function app.maintain is
   'What must be done now and then: partitions ahead of time, lines of imports that nobody sees. '
-  'partitions_made is null when a table stayed locked for 3 s. Each call is one short transaction: call again while rows_swept is not 0. Safe at any time and by many.';
+  'partitions_made is null when a table stayed locked for 3 s. Each call is one short transaction: call again while '
+  'rows_swept is not 0. Safe at any time and by many.';
 
 grant execute on function app.maintain to holdfast_worker, holdfast_ops;

@@ -5,8 +5,9 @@ with guard as (
            and n.nspname = 'holdfast_guard' and p.proname = 'no_ddl' and not p.prosecdef
            and coalesce(p.proconfig = array['search_path=""'], false)
            -- The same text as in superuser.sql.
-           and p.prosrc = ' begin if session_user = ''holdfast_service'' then raise exception using '
-             'errcode = ''42501'', message = ''no DDL for this login''; end if; end ' as as_made,
+           and p.prosrc = ' begin if session_user = ''holdfast_service'' then '
+             'raise insufficient_privilege using message = ''no DDL for this login''; '
+             'end if; end ' as as_made,
          -- It runs as whoever does the DDL, a superuser too; and who owns the schema may drop it.
          f.rolsuper and o.rolsuper as safe
   from pg_catalog.pg_event_trigger as t

@@ -12,7 +12,7 @@ with groups as materialized (
   select r.checked, r.state, r.kept_for, r.grantee, r.directly,
          case when r.grantee = 0 then 'public' else r.rolname end as who,
          count(distinct r.oid) as functions, min(r.oid::regprocedure::text) as example,
-         string_agg(distinct r.oid::regprocedure::text, ', ') as list
+         string_agg(distinct r.oid::regprocedure::text, E',\n  ') as list
   from reached as r
   group by 1, 2, 3, 4, 5, 6
 ), keepers as (
@@ -40,7 +40,7 @@ select k.checked, 'fault',
        pg_catalog.format('%s may no longer call %s (%s in all)', k.name,
          min(k.oid::regprocedure::text), count(*)),
        pg_catalog.format('grant execute on function %s to %s;',
-         string_agg(k.oid::regprocedure::text, ', '), k.name)
+         string_agg(k.oid::regprocedure::text, E',\n  '), k.name)
 from keepers as k
 group by k.checked, k.name;
 

@@ -34,7 +34,8 @@ union all
 -- Of our own roles only the service may, and people; what these may else is theirs, so it is not listed.
 select 'reach_beyond_ticket', r.rolname || ' may become holdfast_tenant'
 from pg_catalog.pg_roles as r
-where r.rolname in ('holdfast_worker', 'holdfast_admin', 'holdfast_owner', 'holdfast_system', 'holdfast_metrics')
+where r.rolname in (
+    'holdfast_worker', 'holdfast_admin', 'holdfast_owner', 'holdfast_system', 'holdfast_metrics')
   and pg_catalog.pg_has_role(r.oid, 'holdfast_tenant', 'member');
 
 comment on view app_private.lint_reach is

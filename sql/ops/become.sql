@@ -22,12 +22,11 @@ begin
   values ('become', tenant, reason, pg_catalog.jsonb_build_object(
     'tenant_id', v_tenant_id, 'expires_at', v_expires_at, 'backend', pg_catalog.pg_backend_pid()));
 
-  -- In the server's log as well: the row is gone when the transaction is rolled back, what was seen is not.
-  raise log 'ops.become: % becomes tenant % until %: %', session_user, v_tenant_id, v_expires_at, reason;
-
   -- Kept in the session, so that it never stands in the text of a statement, which may be logged.
   perform pg_catalog.set_config('app.become_ticket',
     app_private.ticket_make(v_tenant_id, pg_catalog.pg_backend_pid(), v_expires_at), false);
+  -- In the server's log as well: the row is gone when the transaction is rolled back, what was seen is not.
+  raise log 'ops.become: % becomes tenant % until %: %', session_user, v_tenant_id, v_expires_at, reason;
   return query select v_tenant_id, v_expires_at, 'begin; select ops.enter(); select … from tenant.…; commit;';
 end
 $$;

@@ -50,6 +50,7 @@ $$;
 
 comment on function ops.ticket_key_retire is
   'Ends a ticket key, after a while in which programs that still use it are restarted with the next one; after => 0 ends '
-  'a stolen one at once. What has an end already never gets a later one. Audited; dry_run shows the change. Raises TK101, TK201 for the last key in use, OP101, OP102.';
+  'a stolen one at once. What has an end already never gets a later one. Audited; dry_run shows the change. Raises TK101, '
+  'TK201 for the last key in use, OP101, OP102.';
 
 grant execute on function ops.ticket_key_retire to holdfast_ops;

@@ -1,7 +1,7 @@
 create or replace view ops.ticket_keys as
 select k.kid,
        case when k.not_after is null then 'in use'
-            when k.not_after > pg_catalog.now() then 'ending'
+            when k.not_after > pg_catalog.clock_timestamp() then 'ending'
             else 'retired' end as state,
        k.binding, k.not_after
 from app_private.ticket_keys as k

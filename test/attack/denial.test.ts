@@ -143,3 +143,11 @@ test("a tenant that reads on and on keeps partitions from being made, not import
   await reader.ask("commit");
   expect(await worker.ask(MAINTAIN)).toMatchObject({ rows: [{ partitions_made: 1, rows_swept: "0" }] });
 });
+test("a tenant whose locked holds would fill a whole call leaves room for those of others", async () => {
+  for (let older = 0; older < 3; older += 1) await ledger.reserve(mine, { ttl: "0" });
+  const free = await ledger.reserve(theirs, { ttl: "0" });
+  const holder = await keepsOpen(mine, [RESERVE, reserveValues()]);
+  expect(await atOnce("select reservation_id as id from app.llm_expire(2)")).toEqual([{ id: free["id"] }]);
+  await holder.ask("rollback");
+  expect(await atOnce(EXPIRE)).toHaveLength(3);
+});

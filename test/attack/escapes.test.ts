@@ -423,6 +423,12 @@ describe("what the promise leaves out", () => {
     const session = await connect();
     try {
       expect(await begin(session, mine)).toBeUndefined();
+      expect((await session.ask("drop owned by holdfast_tenant cascade")).error?.code).toBe("42501");
+      await session.ask("rollback");
+
+      // Where no superuser has been, no event trigger refuses it.
+      await database.superuser.query("alter event trigger holdfast_no_ddl disable");
+      expect(await begin(session, mine)).toBeUndefined();
       await session.ask("drop owned by holdfast_tenant cascade");
       for (const name of fences) {
         expect(outcomeOf(await session.ask(`select * from ${name}`)), name).toMatch(/^silent, [1-9]/);
@@ -437,6 +443,7 @@ describe("what the promise leaves out", () => {
       await session.ask("drop owned by holdfast_service");
       expect(await begin(session, mine)).toBeUndefined();
     } finally {
+      await database.superuser.query("alter event trigger holdfast_no_ddl enable always");
       await session.ask("rollback");
       await session.end();
     }
