@@ -83,6 +83,8 @@
 --!include app/llm_settle.sql
 --!include app/llm_release.sql
 --!include app/llm_presume.sql
+--!include app_private/llm_expired.sql
+--!include app_private/llm_periods_lock.sql
 --!include app/llm_expire.sql
 --!include app/llm_check.sql
 --!include app/budget_status.sql

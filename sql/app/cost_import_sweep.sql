@@ -10,13 +10,16 @@ declare
   v_import app.cost_imports;
   v_count  integer;
 begin
-  update app.cost_imports as i
-  set status = 'FAILED', error = '{"reason": "abandoned"}', finished_at = now()
-  where (i.tenant_id, i.id) in (
-    select a.tenant_id, a.id
-    from app.cost_imports as a
-    where a.status in ('LOADING', 'LOADED') and a.started_at < now() - interval '1 day'
-    for no key update skip locked);
+  -- One by one: what a tenant keeps locked is left for the next time.
+  for v_import in
+    select i.* from app.cost_imports as i
+    where i.status in ('LOADING', 'LOADED') and i.started_at < now() - interval '1 day'
+    for no key update skip locked
+  loop
+    update app.cost_imports as i
+    set status = 'FAILED', error = '{"reason": "abandoned"}', finished_at = now()
+    where i.tenant_id = v_import.tenant_id and i.id = v_import.id;
+  end loop;
 
   select i.* into v_import
   from app.cost_imports as i
