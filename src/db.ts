@@ -1,7 +1,7 @@
 // All SQL plumbing: pools, and one function that calls a contract function as one statement for one tenant.
 import pg from "pg";
 import type { z } from "zod";
-import { AppError, translate } from "./errors.ts";
+import { AppError, isRlsRefusal, translate } from "./errors.ts";
 import { mintTicket, STATEMENT_MS, type TicketBinding, type TicketKey } from "./tickets.ts";
 
 export type { TicketKey };
@@ -141,10 +141,6 @@ async function clean(client: pg.PoolClient): Promise<void> {
 /** What SQL raised on purpose, and was not about who may be here. */
 function isPlainRefusal(known: unknown, raised: unknown): boolean {
   return known instanceof AppError && known.cause === raised && !isRlsRefusal(known);
-}
-
-function isRlsRefusal(error: unknown): boolean {
-  return error instanceof AppError && error.code === "rls_enforcement_failed";
 }
 
 /** Where log_parameter_max_length_on_error is set, the server quotes the parameters of a call, its ticket with them. */

@@ -100,6 +100,11 @@ export function translate(error: unknown): unknown {
   });
 }
 
+/** Whether a tenant was refused: by `app.enter`, or by a policy that stopped a statement. */
+export function isRlsRefusal(error: unknown): error is AppError {
+  return error instanceof AppError && error.code === "rls_enforcement_failed";
+}
+
 /** 42501 has two meanings and a localised text: the C routine that raised it tells row security from a missing grant. */
 function isRowSecurityRefusal(error: pg.DatabaseError): boolean {
   return error.code === "42501" && ["check_enable_rls", "ExecWithCheckOptions"].includes(error.routine ?? "");

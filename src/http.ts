@@ -12,7 +12,7 @@ import fastify, {
 } from "fastify";
 import type { Config } from "./config.ts";
 import type { Db } from "./db.ts";
-import { AppError } from "./errors.ts";
+import { AppError, isRlsRefusal } from "./errors.ts";
 import type { Log } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
 import { problemOf } from "./problem.ts";
@@ -93,8 +93,7 @@ export function createApp(deps: HttpDeps): HttpApp {
   app.setNotFoundHandler((request, reply) => refuse(deps, new AppError("not_found"), request, reply));
   const known = knownRoutes(app);
   app.register(async (scope) => probes(scope, { ...deps, isDraining: () => draining }));
-  const db: Db = { ...deps.db, onRlsRefusal: deps.metrics.rlsEnforcementFailed };
-  app.register(async (scope) => tenantApi(scope, { ...deps, db }, HANDLER_TIMEOUT_MS), { prefix: "/v1" });
+  app.register(async (scope) => tenantApi(scope, deps, HANDLER_TIMEOUT_MS), { prefix: "/v1" });
   // Last, so that every route is known, and outside of the hooks of the others.
   app.register(async (scope) => refuseOtherMethods(scope, known));
   return { app, drain };
@@ -117,7 +116,7 @@ function protect(request: FastifyRequest, reply: FastifyReply): void {
 function refuse(deps: Pick<HttpDeps, "log">, error: unknown, request: FastifyRequest, reply: FastifyReply) {
   const problem = problemOf(error, request.id);
   const facts = { code: problem.code, status: problem.status };
-  if (error instanceof AppError && error.code === "rls_enforcement_failed") {
+  if (isRlsRefusal(error)) {
     // Names no tenant: which one may be what was wrong. The request's own line, of the same id, says who called.
     deps.log.error({ request_id: request.id, err: error, ...facts }, "rls_enforcement_failed");
   } else if (problem.code === "internal_error") {

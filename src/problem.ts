@@ -1,7 +1,7 @@
 // Errors as callers see them: application/problem+json (RFC 9457), and nothing that is none of their
 // business.
 import pg from "pg";
-import { AppError, type ErrorCode } from "./errors.ts";
+import { AppError, type ErrorCode, isRlsRefusal } from "./errors.ts";
 
 /**
  * An answer that says no. `body` is the problem document; `code` is its fixed name, for the log and the
@@ -71,10 +71,10 @@ export function problemOf(error: unknown, requestId: string): Problem {
  * statement that brought none is a bug, and a bug is no one's business.
  */
 function edgeError(error: unknown): AppError {
+  if (isRlsRefusal(error)) {
+    return new AppError(isStoppedByPolicy(error.cause) ? "internal_error" : "unauthorized");
+  }
   if (error instanceof AppError) {
-    if (error.code === "rls_enforcement_failed") {
-      return new AppError(isStoppedByPolicy(error.cause) ? "internal_error" : "unauthorized");
-    }
     return error.status === 500 ? new AppError("internal_error") : error;
   }
   if (isDatabaseAway(error)) return new AppError("service_unavailable");

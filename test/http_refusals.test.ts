@@ -56,7 +56,12 @@ async function serve() {
   });
   const metrics = createMetrics({ version: "1" });
   const { app } = createApp({
-    db: { pool, ticketKey: TEST_TICKET_KEY, ticketBinding: "backend" },
+    db: {
+      pool,
+      ticketKey: TEST_TICKET_KEY,
+      ticketBinding: "backend",
+      onRlsRefusal: metrics.rlsEnforcementFailed,
+    },
     config,
     log: createLog({ level: "trace", readable: false, destination }),
     metrics,

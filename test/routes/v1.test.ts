@@ -29,13 +29,13 @@ function endpoint(over: Partial<HttpDeps> = {}) {
   });
   const metrics = createMetrics({ version: "1" });
   const { app } = createApp({
-    db: db.service,
     config,
     log: createLog({ level: "debug", readable: false, destination }),
     metrics,
     llm: { provider: "offline", model: "offline-analyst" },
     ready: () => databaseReadiness(db.service, newestMigration()),
     ...over,
+    db: { ...(over.db ?? db.service), onRlsRefusal: metrics.rlsEnforcementFailed },
   });
   closers.push(() => app.close());
   return { app, lines, scrape: () => metrics.registry.metrics() };
