@@ -19,20 +19,25 @@
 --!include app_private/force_on.sql
 --!include app_private/partition_add.sql
 --!include app_private/partitions_make.sql
+--!include app/retentions.sql
+--!include app_private/partition_months.sql
 --!include app/error_codes.sql
 --!include app/migration_applied.sql
 
 -- Tenants.
 --!include app/tiers.sql
+--!include app/plans.sql
 --!include app/tenants.sql
 --!include app/enter.sql
 --!include app/ticket_check.sql
 --!include app/ticket_binding.sql
 --!include app/tenant_find.sql
+--!include app_private/tenant_active.sql
 --!include app/events.sql
 --!include app_private/event_add.sql
 
 -- Cost data: imports, lines, the daily roll-up.
+--!include app/cost_sources.sql
 --!include app/cost_imports.sql
 --!include app/cost_line_cells.sql
 --!include app/cost_lines.sql
@@ -53,6 +58,8 @@
 --!include app/cost_import_publish.sql
 --!include app/cost_import_fail.sql
 --!include app/cost_import_sweep.sql
+--!include app/cost_sources_list.sql
+--!include app/cost_source_imported.sql
 
 -- Money: prices, budgets, reservations.
 --!include app/llm_prices.sql
@@ -89,29 +96,116 @@
 --!include app/llm_check.sql
 --!include app/budget_status.sql
 
--- Jobs and the scheduler.
+-- Jobs: the runs, their places in the queue, the run protocol.
 --!include app/job_kinds.sql
 --!include app/job_run_transitions.sql
 --!include app/job_runs.sql
 --!include app/job_slots.sql
+--!include app/job_gates.sql
+--!include app/job_workers.sql
 --!include app/job_run_keys.sql
 --!include app/job_run_events.sql
+--!include app_private/token.sql
+--!include app_private/job_verdict.sql
 --!include app_private/tg_job_runs__transition.sql
 --!include app_private/tg_job_runs__audit.sql
---!include app_private/tokens_wanted.sql
+--!include app_private/token_of.sql
 --!include app_private/tokens_add.sql
---!include app_private/slot_of.sql
---!include app/schedules.sql
---!include app/schedule_tick.sql
+--!include app_private/tokens_missing.sql
+--!include app_private/tokens_unlock.sql
+--!include app_private/runs_token.sql
+--!include app_private/job_window.sql
+--!include app_private/job_places.sql
+--!include app_private/run_add.sql
+--!include app_private/runs_admit.sql
+--!include app_private/slot_input.sql
+--!include app_private/slots_follow.sql
+--!include app_private/tg_job_runs__ended.sql
 --!include app_private/job_fenced.sql
+--!include app_private/job_cancelled.sql
 --!include app_private/job_running.sql
 --!include app_private/job_backoff.sql
 --!include app_private/job_run_key_take.sql
+--!include app_private/job_gates_lock.sql
+--!include app_private/starts_left.sql
+--!include app_private/job_judged.sql
+--!include app_private/runs_wait.sql
+--!include app_private/starts_take.sql
 --!include app/job_claim.sql
 --!include app/job_heartbeat.sql
+--!include app/job_progress.sql
+--!include app_private/failed_state.sql
 --!include app/job_fail.sql
+--!include app/job_kinds_missing.sql
+--!include app/worker_beat.sql
+--!include app/worker_stop.sql
+--!include app/workers_reap.sql
+--!include app_private/cancels_force.sql
 --!include app/job_reap.sql
+--!include app/job_admit.sql
 --!include app/tokens_repair.sql
+
+-- Jobs that people ask for, and what they do with a run.
+--!include app_private/json_type_is.sql
+--!include app_private/json_key.sql
+--!include app_private/regex_matches.sql
+--!include app_private/json_text_fault.sql
+--!include app_private/json_list_fault.sql
+--!include app_private/json_object_fault.sql
+--!include app_private/json_fault.sql
+--!include app_private/json_keyword_fault.sql
+--!include app_private/json_schema_fault.sql
+--!include app_private/job_request_check.sql
+--!include app_private/job_kind_check.sql
+--!include app_private/job_kind_fault.sql
+--!include app_private/job_run_missing.sql
+--!include app_private/run_lock.sql
+--!include app_private/run_actor_check.sql
+--!include app_private/run_not_dead.sql
+--!include app_private/run_superseded.sql
+--!include app_private/run_cancel.sql
+--!include app_private/run_replay.sql
+--!include app_private/run_discard.sql
+--!include app/job_enqueue.sql
+--!include app/job_list.sql
+--!include app/job_get.sql
+--!include app/job_cancel.sql
+--!include app/job_replay.sql
+--!include app/job_discard.sql
+--!include app/job_sweep.sql
+
+-- The scheduler.
+--!include app/schedules.sql
+--!include app/tenant_schedules.sql
+--!include app_private/slot_of.sql
+--!include app_private/turn_due.sql
+--!include app_private/turn_overlaps.sql
+--!include app_private/turn_tenants.sql
+--!include app_private/turns_open.sql
+--!include app_private/turns_fit.sql
+--!include app_private/turns_cancel.sql
+--!include app_private/turns_make.sql
+--!include app_private/shard_take.sql
+--!include app_private/daily_on.sql
+--!include app_private/daily_after.sql
+--!include app_private/daily_before.sql
+--!include app_private/daily_due.sql
+--!include app_private/own_turns_take.sql
+--!include app_private/turn_last.sql
+--!include app_private/newcomer.sql
+--!include app_private/newcomers.sql
+--!include app_private/turns_settle.sql
+--!include app_private/tier_of.sql
+--!include app_private/schedules_mend.sql
+--!include app_private/shards_hold.sql
+--!include app_private/shards_reset.sql
+--!include app_private/own_turn_next.sql
+--!include app_private/tenant_change.sql
+--!include app_private/tier_check.sql
+--!include app_private/schedule_check.sql
+--!include app_private/schedule_text.sql
+--!include app/tiers_derive.sql
+--!include app/schedule_tick.sql
 
 -- Detectors, findings and analyses.
 --!include app/analyses.sql
@@ -127,6 +221,8 @@
 --!include app_private/detect_cost_anomaly.sql
 --!include app_private/detect_untagged_spend.sql
 --!include app_private/findings_save.sql
+--!include app_private/detectors_run.sql
+--!include app_private/finding_mark.sql
 --!include app_private/says_numbers.sql
 --!include app_private/narration_refuse.sql
 --!include app_private/narration_check.sql
@@ -134,11 +230,22 @@
 --!include app_private/analysis_status.sql
 --!include app_private/job_apply.sql
 --!include app/analysis_request.sql
---!include app/analysis_detect.sql
+--!include app/findings_detect.sql
+--!include app/analysis_candidates.sql
 --!include app/analysis_get.sql
 --!include app/findings_list.sql
 --!include app/job_complete.sql
+--!include app_private/partition_needed.sql
+--!include app_private/partitions_drop.sql
 --!include app/maintain.sql
+
+-- What a scrape shows.
+--!include app_private/tokens_count.sql
+--!include app_private/job_gauges.sql
+--!include app_private/turn_gauges.sql
+--!include app_private/upkeep_gauges.sql
+--!include app/job_metrics.sql
+--!include app/worker_seen.sql
 
 -- For people in psql, and for the lint.
 --!include app_private/reason_check.sql
@@ -147,15 +254,34 @@
 --!include ops/audit_log.sql
 --!include ops/tenants.sql
 --!include ops/tenant_add.sql
+--!include ops/tenant_set.sql
+--!include ops/tier_set.sql
+--!include ops/schedule_set.sql
 --!include ops/become.sql
 --!include ops/enter.sql
 --!include app_private/ticket_key_missing.sql
 --!include ops/ticket_keys.sql
 --!include ops/ticket_key_set.sql
 --!include ops/ticket_key_retire.sql
+--!include ops/retentions.sql
+--!include ops/retention_set.sql
 --!include ops/budget_set.sql
 --!include ops/llm_price_set.sql
 --!include ops/llm_write_off.sql
+--!include app_private/run_find.sql
+--!include app_private/run_filter.sql
+--!include app_private/run_filter_of.sql
+--!include app_private/runs_dead.sql
+--!include app_private/job_pause_set.sql
+--!include app_private/job_kind_with.sql
+--!include ops/job_enqueue.sql
+--!include ops/job_cancel.sql
+--!include ops/job_replay.sql
+--!include ops/job_discard.sql
+--!include ops/job_show.sql
+--!include ops/job_pause.sql
+--!include ops/job_resume.sql
+--!include ops/job_kind_set.sql
 --!include ops/report.sql
 --!include ops/report_text.sql
 --!include ops/findings_all.sql
@@ -163,7 +289,23 @@
 --!include ops/cost_daily.sql
 --!include ops/budgets.sql
 --!include ops/imports.sql
---!include ops/runs.sql
+--!include ops/cost_source_set.sql
+--!include ops/cost_source_drop.sql
+--!include ops/cost_sources.sql
+--!include app_private/ago.sql
+--!include app_private/wait_why.sql
+--!include app_private/wait_fix.sql
+--!include app_private/run_waits.sql
+--!include app_private/slot_waits.sql
+--!include app_private/token_places.sql
+--!include ops/jobs.sql
+--!include ops/dead_letters.sql
+--!include ops/queue.sql
+--!include ops/schedules.sql
+--!include ops/workers.sql
+--!include ops/stuck.sql
+--!include ops/why_waiting.sql
+--!include ops/metrics.sql
 --!include ops/run_events.sql
 --!include ops/llm_calls.sql
 --!include ops/help.sql

@@ -71,11 +71,13 @@ const Analysis = z.object({
   created_at: z.date(),
   started_at: z.date().nullable(),
   finished_at: z.date().nullable(),
+  without: z.array(z.string()),
 });
 
 /**
  * An analysis as it stands: what its calls held and cost, in nano-USD and in decimals of a dollar; how many
- * findings were open at its end. `fallback_reason` says why the template worded it.
+ * findings were open at its end. `fallback_reason` says why the template worded it; `without` names what of its turn had
+ * failed for good before it, such as `cost_import`.
  */
 export type Analysis = z.infer<typeof Analysis>;
 
@@ -86,7 +88,7 @@ export async function analysisGet(db: Db, tenantId: string, analysisId: string):
     tenantId,
     `select id, run_id, status, narrated_by, fallback_reason, provider, model, summary, findings,
        llm_reserved_nanousd, llm_settled_nanousd, llm_reserved_usd, llm_settled_usd, error_code, created_at,
-       started_at, finished_at
+       started_at, finished_at, without
      from app.analysis_get($1, $2, analysis_id => $3)`,
     [analysisId],
     Analysis,

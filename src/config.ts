@@ -21,10 +21,16 @@ type Settings = {
   postgresPort: number;
   databasePoolSize: number;
   http: { host: string; port: number };
+  /** Where a worker serves its probes and metrics. */
+  metrics: { host: string; port: number };
   ticketKey: TicketKey;
   jwtSecretKey: Buffer | undefined;
   llm: LlmSettings;
+  /** Where the work transactions of tasks go; undefined: a worker has none, and `npm start` knows its own. */
+  tasksDatabaseUrl: string | undefined;
   workerConcurrency: number;
+  leakedHandlersMax: number;
+  deadlockRetries: number;
 };
 
 /** An OpenAI-compatible API, with a model if it has an address; a server of one's own may want no key. */
@@ -56,7 +62,11 @@ const PARTS = "npm run db:migrate, npm run api, npm run worker";
 const PLACEHOLDER =
   /change.?me|placeholder|example|your[-_ ]|^<.*>$|^(x+|password|secret|postgres|holdfast)$/i;
 
+const PostgresUrl = z
+  .string()
+  .refine((text) => /^postgres(ql)?:$/.test(URL.parse(text)?.protocol ?? ""), "is not a postgres:// address");
 const Port = z.coerce.number().int().max(65_535);
+const Host = z.string().regex(/^[\w.:-]+$/);
 const Key = z
   .base64()
   .refine(isRandom, "is not random bytes")
@@ -73,22 +83,15 @@ const VARIABLES = z.object({
     .default("info")
     .describe("trace, debug, info, warn, error, fatal or silent"),
   HOLDFAST_DIR: z.string().default(DIRECTORY).describe("a folder"),
-  DATABASE_URL: z
-    .string()
-    .refine(
-      (text) => /^postgres(ql)?:$/.test(URL.parse(text)?.protocol ?? ""),
-      "is not a postgres:// address",
-    )
-    .optional()
-    .describe("postgres://user:password@host:5432/database, with the login of this part"),
+  DATABASE_URL: PostgresUrl.optional().describe(
+    "postgres://user:password@host:5432/database, with the login of this part",
+  ),
   DATABASE_POOL_SIZE: z.coerce.number().int().min(1).max(200).default(10).describe("connections, 1 to 200"),
   POSTGRES_PORT: Port.min(1).default(8403).describe("a port, 1 to 65535"),
-  HTTP_HOST: z
-    .string()
-    .regex(/^[\w.:-]+$/)
-    .default("127.0.0.1")
-    .describe("an address to listen on"),
+  HTTP_HOST: Host.default("127.0.0.1").describe("an address to listen on"),
   HTTP_PORT: Port.min(0).default(8402).describe("a port, 0 to 65535; 0 takes a free one"),
+  METRICS_HOST: Host.default("127.0.0.1").describe("an address to listen on"),
+  METRICS_PORT: Port.min(0).default(8404).describe("a port, 0 to 65535; 0 takes a free one"),
   TICKET_KEY: Key.optional().describe(RANDOM_KEY),
   TICKET_KEY_ID: z.coerce
     .number()
@@ -113,14 +116,25 @@ const VARIABLES = z.object({
     .max(600_000)
     .default(30_000)
     .describe("ms, 100 to 600000"),
+  TASKS_DATABASE_URL: PostgresUrl.optional().describe(
+    "postgres://user:password@host:5432/database, with the login holdfast_service",
+  ),
   WORKER_CONCURRENCY: z.coerce.number().int().min(1).max(64).default(4).describe("runs at a time, 1 to 64"),
+  LEAKED_HANDLERS_MAX: z.coerce.number().int().min(1).max(1_000).default(5).describe("handlers, 1 to 1000"),
+  SCHEDULER_DEADLOCK_RETRIES: z.coerce.number().int().min(0).max(5).default(3).describe("tries, 0 to 5"),
 });
 
 type Name = keyof typeof VARIABLES.shape;
 type Given = Partial<Record<Name, string | undefined>>;
 
 const NAMES = Object.keys(VARIABLES.shape) as Name[];
-const SECRETS: readonly Name[] = ["DATABASE_URL", "TICKET_KEY", "JWT_SECRET_KEY", "LLM_API_KEY"];
+const SECRETS: readonly Name[] = [
+  "DATABASE_URL",
+  "TASKS_DATABASE_URL",
+  "TICKET_KEY",
+  "JWT_SECRET_KEY",
+  "LLM_API_KEY",
+];
 const NEEDED: Record<Part, readonly Name[]> = {
   all: ["TICKET_KEY", "JWT_SECRET_KEY"],
   api: ["DATABASE_URL", "TICKET_KEY", "JWT_SECRET_KEY"],
@@ -157,6 +171,7 @@ function settings(part: Part, values: z.infer<typeof VARIABLES>, ticketSecret: B
     postgresPort: values.POSTGRES_PORT,
     databasePoolSize: values.DATABASE_POOL_SIZE,
     http: { host: values.HTTP_HOST, port: values.HTTP_PORT },
+    metrics: { host: values.METRICS_HOST, port: values.METRICS_PORT },
     ticketKey: { kid: values.TICKET_KEY_ID, secret: ticketSecret },
     jwtSecretKey: values.JWT_SECRET_KEY,
     llm: {
@@ -165,7 +180,10 @@ function settings(part: Part, values: z.infer<typeof VARIABLES>, ticketSecret: B
       model: values.LLM_MODEL,
       deadlineMs: values.LLM_DEADLINE_MS,
     },
+    tasksDatabaseUrl: values.TASKS_DATABASE_URL,
     workerConcurrency: values.WORKER_CONCURRENCY,
+    leakedHandlersMax: values.LEAKED_HANDLERS_MAX,
+    deadlockRetries: values.SCHEDULER_DEADLOCK_RETRIES,
   };
 }
 
@@ -218,8 +236,9 @@ function contradictions(part: Part, given: Given): Fault[] {
     const set = `development, or run the parts of it: ${PARTS}`;
     faults.push({ variable: "ENVIRONMENT", wrong: "is not one in which one process runs everything", set });
   }
-  if (shared && PLACEHOLDER.test(passwordIn(given.DATABASE_URL))) {
-    faults.push(fault("DATABASE_URL", "has a placeholder as its password"));
+  for (const name of ["DATABASE_URL", "TASKS_DATABASE_URL"] as const) {
+    if (!shared || !PLACEHOLDER.test(passwordIn(given[name]))) continue;
+    faults.push(fault(name, "has a placeholder as its password"));
   }
   if (given.TICKET_KEY !== undefined && given.TICKET_KEY === given.JWT_SECRET_KEY) {
     faults.push(fault("JWT_SECRET_KEY", "is the same as TICKET_KEY"));

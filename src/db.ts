@@ -47,9 +47,8 @@ export async function call<T>(
   options: CallOptions = {},
 ): Promise<T[]> {
   return lend(db, options, async (client) => {
-    const pid = db.ticketBinding === "none" ? 0 : backendPid(client);
     const deadline = Date.now() + (options.timeoutMs ?? STATEMENT_MS);
-    const ticket = mintTicket(db.ticketKey, tenantId, pid, deadline);
+    const ticket = ticketFor(db, client, tenantId, deadline);
     const result = await query(client, text, [tenantId, ticket, ...values], options);
     return result.rows.map((each) => row.parse(each));
   });
@@ -110,8 +109,7 @@ async function lend<T>(
     client.release();
     return result;
   } catch (error) {
-    const known = translate(withoutParameters(error));
-    if (isRlsRefusal(known)) onRlsRefusal?.();
+    const known = knownError({ onRlsRefusal }, error);
     if (client === undefined)
       connecting.then((late) => late.release()).catch(() => {}); // nobody waits any more
     else if (timeoutMs === undefined && isPlainRefusal(known, error)) void clean(client);
@@ -123,10 +121,10 @@ async function lend<T>(
 }
 
 /**
- * Gives a connection back with nothing in its session, while the caller has its error already. Destroys it when that
+ * Gives a connection back with nothing in its session, while the caller has its answer already. Destroys it when that
  * fails or takes long. Behind a transaction pooler it is the pooler's session of that moment that is cleaned.
  */
-async function clean(client: pg.PoolClient): Promise<void> {
+export async function clean(client: pg.PoolClient): Promise<void> {
   const { promise: late, resolve } = Promise.withResolvers<boolean>();
   const timer = setTimeout(resolve, CLEANING_MS, false);
   const discarded = client.query("discard all").then(
@@ -143,12 +141,24 @@ function isPlainRefusal(known: unknown, raised: unknown): boolean {
   return known instanceof AppError && known.cause === raised && !isRlsRefusal(known);
 }
 
+/** The name of what a statement of `db` raised, if it has one; a tenant that was refused is told of. */
+export function knownError({ onRlsRefusal }: Pick<Db, "onRlsRefusal">, error: unknown): unknown {
+  const known = translate(withoutParameters(error));
+  if (isRlsRefusal(known)) onRlsRefusal?.();
+  return known;
+}
+
 /** Where log_parameter_max_length_on_error is set, the server quotes the parameters of a call, its ticket with them. */
 function withoutParameters(error: unknown): unknown {
   if (error instanceof pg.DatabaseError && error.where !== undefined) {
     error.where = error.where.replace(/^[^\n]*\$\d+ = [\s\S]*/m, "").trimEnd();
   }
   return error;
+}
+
+/** A ticket for what `client` is asked next; `deadline` in ms of Unix time. */
+export function ticketFor(db: Db, client: pg.PoolClient, tenantId: string, deadline: number): string {
+  return mintTicket(db.ticketKey, tenantId, db.ticketBinding === "none" ? 0 : backendPid(client), deadline);
 }
 
 /** The backend behind a connection; node-pg has it from the server's greeting but does not type it. */

@@ -19,11 +19,12 @@ const ROW_MAX_CHARACTERS = 1_000_000;
 /**
  * Yields the rows of a FOCUS 1.0 to 1.2 file, at most 2,000 at a time. Throws `focus_invalid` at the first row that
  * cannot be taken; batches yielded before it are good, so a caller shows nothing until the last one has come.
+ * `onBytes` is shown the bytes of the file as they are read, packed or not.
  */
-export async function* readFocus(path: string): AsyncGenerator<Batch> {
+export async function* readFocus(path: string, onBytes?: (chunk: Buffer) => void): AsyncGenerator<Batch> {
   const reader = new FocusReader(basename(path));
   try {
-    for await (const chunk of bytesOf(path)) {
+    for await (const chunk of bytesOf(path, onBytes)) {
       await reader.write(chunk);
       while (reader.hasBatch) yield reader.take();
     }

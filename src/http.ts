@@ -29,6 +29,9 @@ export type HttpDeps = {
   ready: () => Promise<Readiness>;
 };
 
+/** What every endpoint stands on: liveness, readiness, metrics. */
+export type ProbeDeps = Pick<HttpDeps, "log" | "metrics" | "ready">;
+
 /** The endpoint, not yet listening. */
 export type HttpApp = {
   app: FastifyInstance;
@@ -53,6 +56,17 @@ const UNPARSED_STATUS: Record<string, number> = { ERR_HTTP_REQUEST_TIMEOUT: 408,
 
 /** Builds the endpoint; `app.listen` starts it. */
 export function createApp(deps: HttpDeps): HttpApp {
+  return createEndpoint(deps, (app) => {
+    app.register(async (scope) => tenantApi(scope, deps, HANDLER_TIMEOUT_MS), { prefix: "/v1" });
+  });
+}
+
+/** Builds the endpoint of a process that serves no tenant: `/livez`, `/readyz` and `/metrics` alone. */
+export function createProbes(deps: ProbeDeps): HttpApp {
+  return createEndpoint(deps, () => {});
+}
+
+function createEndpoint(deps: ProbeDeps, routes: (app: FastifyInstance) => void): HttpApp {
   let draining = false;
   const drain = () => {
     draining = true;
@@ -93,7 +107,7 @@ export function createApp(deps: HttpDeps): HttpApp {
   app.setNotFoundHandler((request, reply) => refuse(deps, new AppError("not_found"), request, reply));
   const known = knownRoutes(app);
   app.register(async (scope) => probes(scope, { ...deps, isDraining: () => draining }));
-  app.register(async (scope) => tenantApi(scope, deps, HANDLER_TIMEOUT_MS), { prefix: "/v1" });
+  routes(app);
   // Last, so that every route is known, and outside of the hooks of the others.
   app.register(async (scope) => refuseOtherMethods(scope, known));
   return { app, drain };
@@ -130,7 +144,7 @@ function refuse(deps: Pick<HttpDeps, "log">, error: unknown, request: FastifyReq
   return reply.code(problem.status).headers(problem.headers).send(problem.body);
 }
 
-function account(deps: HttpDeps, request: FastifyRequest, reply: FastifyReply): void {
+function account(deps: ProbeDeps, request: FastifyRequest, reply: FastifyReply): void {
   const route = request.routeOptions.url ?? "unmatched";
   const { method } = request;
   deps.metrics.apiRequest(route, method, reply.statusCode, reply.elapsedTime / 1000);

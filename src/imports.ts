@@ -1,4 +1,5 @@
 // Takes a cost file into the database: batches under an import that nobody sees, then one step that shows it.
+import { createHash } from "node:crypto";
 import { basename } from "node:path";
 import { z } from "zod";
 import { call, type Db } from "./db.ts";
@@ -14,8 +15,8 @@ export type ImportRequest = {
    * once.
    */
   source: string;
-  /** Called after each batch with the rows stored so far. */
-  onProgress?: ((rows: number) => void) | undefined;
+  /** Called after each batch with the rows stored so far, and the bytes of the file that were read for them. */
+  onProgress?: ((rows: number, bytes: number) => void) | undefined;
   /** Gives up between batches, and in the middle of one. */
   signal?: AbortSignal | undefined;
   /** Hears `import_started`, then `import_published` or `import_failed`. */
@@ -24,10 +25,12 @@ export type ImportRequest = {
 
 /**
  * A published import. `flags` counts rows per data-quality flag; `periods` are the billing periods it now
- * stands for; `replacedRows` were seen in these periods before, and came with `replacedFiles`.
+ * stands for; `replacedRows` were seen in these periods before, and came with `replacedFiles`. `digest` is the SHA-256
+ * of the bytes that were read, in hex.
  */
 export type Imported = {
   importId: string;
+  digest: string;
   rows: number;
   flaggedRows: number;
   flags: Record<string, number>;
@@ -42,8 +45,31 @@ export const DEFAULT_SOURCE = "import";
 /** Summing up a file is the one long statement of an import. */
 const ROLL_UP_TIMEOUT_MS = 600_000;
 
-/** An import under way, and the rows of it that are stored. */
-type Importing = { db: Db; tenantId: string; importId: string; request: ImportRequest; stored: number };
+/** An import under way, the rows of it that are stored, and the bytes of its file that were read. */
+type Importing = {
+  db: Db;
+  tenantId: string;
+  importId: string;
+  request: ImportRequest;
+  stored: number;
+  read: Reading;
+};
+
+/** What was read of a file: how many bytes, and the digest of them. */
+class Reading {
+  bytes = 0;
+  readonly #hash = createHash("sha256");
+
+  add(chunk: Buffer): void {
+    this.bytes += chunk.length;
+    this.#hash.update(chunk);
+  }
+
+  /** Once, when all was read. */
+  digest(): string {
+    return this.#hash.digest("hex");
+  }
+}
 
 /**
  * Imports a FOCUS file for a tenant: a batch is read while the one before is stored; then the import is
@@ -51,13 +77,14 @@ type Importing = { db: Db; tenantId: string; importId: string; request: ImportRe
  * the import is then marked failed with that reason, and what the tenant saw before stays as it was.
  */
 export async function importFocus(db: Db, tenantId: string, request: ImportRequest): Promise<Imported> {
-  const batches = readFocus(request.path);
+  const read = new Reading();
+  const batches = readFocus(request.path, (chunk) => read.add(chunk));
   try {
     // A file that is refused at its first batch leaves a failed import too, for people to see.
     const [first] = await Promise.allSettled([batches.next()]);
     const version = first.status === "fulfilled" ? first.value.value?.version : undefined;
     const importId = await start(db, tenantId, request, version ?? "unknown");
-    return await take({ db, tenantId, importId, request, stored: 0 }, first, batches);
+    return await take({ db, tenantId, importId, request, stored: 0, read }, first, batches);
   } finally {
     await batches.return(undefined);
   }
@@ -78,7 +105,7 @@ async function take(
     say(importing, "import_published", { replaced_rows: imported.replacedRows });
     return imported;
   } catch (error) {
-    say(importing, "import_failed", { code: reasonOf(error)["code"] });
+    say(importing, "import_failed", { code: reasonOf(error, importing.request)["code"] });
     await fail(importing, error).catch(() => {}); // the first error tells more; the sweep ends what is left
     throw error;
   }
@@ -92,7 +119,7 @@ export async function checkFocus({
   path,
   onProgress,
   signal,
-}: Pick<ImportRequest, "path" | "onProgress" | "signal">): Promise<number> {
+}: Pick<ImportRequest, "path" | "signal"> & { onProgress?: (rows: number) => void }): Promise<number> {
   let checked = 0;
   for await (const { rows } of readFocus(path)) {
     signal?.throwIfAborted();
@@ -158,7 +185,7 @@ async function load(
   const store = (batch: Batch) => {
     const storing = add(importing, batch.rows).then((rows) => {
       importing.stored += rows;
-      importing.request.onProgress?.(importing.stored);
+      importing.request.onProgress?.(importing.stored, importing.read.bytes);
     });
     storing.catch(() => {}); // it may fail while the next batch is read; it is awaited after that
     return storing;
@@ -210,12 +237,13 @@ const Published = z.object({
   replaced_files: z.array(z.string()),
 });
 
-async function publish({ db, tenantId, importId, request }: Importing): Promise<Imported> {
+async function publish({ db, tenantId, importId, request, read }: Importing): Promise<Imported> {
   const text = `select line_count, flagged_count, flags, period_count, replaced_lines, replaced_files
     from app.cost_import_publish($1, $2, import_id => $3)`;
   const [row] = await call(db, tenantId, text, [importId], Published, { signal: request.signal });
   return {
     importId,
+    digest: read.digest(),
     rows: row!.line_count,
     flaggedRows: row!.flagged_count,
     flags: row!.flags,
@@ -225,14 +253,15 @@ async function publish({ db, tenantId, importId, request }: Importing): Promise<
   };
 }
 
-async function fail({ db, tenantId, importId }: Importing, error: unknown): Promise<void> {
+async function fail({ db, tenantId, importId, request }: Importing, error: unknown): Promise<void> {
   const text = `select app.cost_import_fail($1, $2, import_id => $3, error => $4)`;
-  await call(db, tenantId, text, [importId, JSON.stringify(reasonOf(error))], z.object({}));
+  await call(db, tenantId, text, [importId, JSON.stringify(reasonOf(error, request))], z.object({}));
 }
 
-/** What people may read of an error; of a bug, no more than that it was one. */
-function reasonOf(error: unknown): Record<string, unknown> {
+/** What people may read of an error; of a bug, no more than that it was one. The folder is not the tenant's to know. */
+function reasonOf(error: unknown, { path }: ImportRequest): Record<string, unknown> {
   if (!(error instanceof AppError)) return { code: "internal_error" };
-  const { code, message, detail, hint } = error;
+  const { code, detail, hint } = error;
+  const message = error.message.replaceAll(path, basename(path));
   return { ...detail, code, message, ...(hint === undefined ? {} : { hint }) };
 }

@@ -67,14 +67,19 @@ const SessionUser = z.object({ name: z.string() });
  * Throws `role_unsafe` unless the login is `wanted`, that of the part: the worker's and people's reach all tenants, and
  * the endpoint's may not do the worker's work.
  */
-export async function refuseOtherLogin(db: Pick<Db, "pool">, wanted: string): Promise<void> {
+export async function refuseOtherLogin(
+  db: Pick<Db, "pool">,
+  wanted: string,
+  variable = "DATABASE_URL",
+): Promise<void> {
   const [login] = await systemCall(db, "select session_user::text as name", [], SessionUser);
   if (login?.name === wanted) return;
   throw new AppError("role_unsafe", {
-    message: `This part must connect as ${wanted}, and DATABASE_URL connects as ${login?.name}.`,
+    message: `This part must connect as ${wanted}, and ${variable} connects as ${login?.name}.`,
     detail: { login: login?.name, wanted },
     hint:
-      "Set DATABASE_URL: npm run api connects as holdfast_service, which reaches a tenant by a ticket alone; " +
+      `Set ${variable}: npm run api and a worker's tasks connect as holdfast_service, which reaches a tenant by a ` +
+      "ticket alone; " +
       "npm run worker and npm run import connect as holdfast_worker.",
   });
 }

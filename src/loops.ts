@@ -4,21 +4,46 @@ import pg from "pg";
 import type { Logger } from "pino";
 import type { Db } from "./db.ts";
 import { AppError } from "./errors.ts";
-import { jobReap, llmExpire, maintain, scheduleTick, type Tick, tokensRepair } from "./jobs.ts";
+import {
+  type Admitted,
+  type CohortTick,
+  jobAdmit,
+  jobReap,
+  llmExpire,
+  maintain,
+  scheduleTick,
+  tiersDerive,
+  tokensRepair,
+  workersReap,
+} from "./jobs.ts";
 import type { Observe } from "./runs.ts";
 
 const SECOND = 1_000;
 const MINUTE = 60 * SECOND;
 
-/** A tick takes this many rows of the schedule in one transaction, and goes on until no more are due. */
-const SHARDS_PER_TICK = 16;
+/** A tick makes at most so many runs in one transaction, and goes on until none are due. */
+const RUNS_PER_TICK = 50_000;
 /** How long the transactions of one tick may take together. */
 const TICK_DEADLINE_MS = 1 * MINUTE;
-/** Waits before a tick that met a deadlock is tried again. */
-const DEADLOCK_PAUSES_MS = [1 * SECOND, 2 * SECOND, 4 * SECOND];
+/** The wait before a tick that met a deadlock is tried again; it doubles. */
+const DEADLOCK_PAUSE_MS = 1 * SECOND;
+/** How many rows one transaction of a sweep looks at. */
+const ROWS_PER_SWEEP = 500;
+const PAIRS_PER_SWEEP = 2_000;
+const TENANTS_PER_SWEEP = 10_000;
 
 /** What the loops are started with. */
-export type LoopOptions = { db: Db; log: Logger; observe?: Observe | undefined; tickEveryMs: number };
+export type LoopOptions = {
+  db: Db;
+  log: Logger;
+  observe?: Observe | undefined;
+  tickEveryMs: number;
+  /** How often a tick that met a deadlock is tried again, after 1 s, 2 s, 4 s and so on. */
+  deadlockRetries: number;
+};
+
+/** What a tick made: runs, for the tenants of so many rows of the schedule that were due. */
+export type Tick = { runs: number; shards: number };
 
 /** Loops that run; `ended` resolves when the last of them has. */
 export type Loops = {
@@ -44,46 +69,60 @@ export function startLoops(options: LoopOptions, stopping: AbortSignal): Loops {
 
 function roundsOf(options: LoopOptions, ticks: Round["work"]): Round[] {
   const { db, log } = options;
+  const quick = { deadlineMs: 15 * SECOND };
   return [
-    {
-      name: "maintain",
-      everyMs: 60 * MINUTE,
-      deadlineMs: 5 * MINUTE,
-      work: async (signal) => {
-        // Each call is a short transaction; what is left is for the next one.
-        for (let swept = 1; swept > 0; )
-          ({ rowsSwept: swept } = await maintain(db, { signal, timeoutMs: MINUTE }));
-      },
-    },
+    { name: "maintain", everyMs: 60 * MINUTE, deadlineMs: 5 * MINUTE, work: (signal) => upkeep(db, signal) },
     { name: "schedule_tick", everyMs: options.tickEveryMs, deadlineMs: TICK_DEADLINE_MS, work: ticks },
-    {
-      name: "job_reap",
-      everyMs: 5 * SECOND,
-      deadlineMs: 15 * SECOND,
-      work: (signal) => reap(options, signal),
-    },
-    {
-      name: "tokens_repair",
-      everyMs: 5 * SECOND,
-      deadlineMs: 15 * SECOND,
-      work: async (signal) => {
-        const count = await tokensRepair(db, { signal });
-        if (count > 0) log.info({ count }, "tokens_repaired");
-      },
-    },
-    {
-      name: "llm_expire",
-      everyMs: 30 * SECOND,
-      deadlineMs: 15 * SECOND,
-      work: (signal) => expire(options, signal),
-    },
+    { name: "tiers_derive", everyMs: MINUTE, deadlineMs: MINUTE, work: (signal) => derive(db, signal) },
+    { name: "job_admit", everyMs: SECOND, ...quick, work: admitting(db) },
+    { name: "job_reap", everyMs: 5 * SECOND, ...quick, work: (signal) => reap(options, signal) },
+    { name: "workers_reap", everyMs: 5 * SECOND, ...quick, work: (signal) => reapWorkers(options, signal) },
+    { name: "tokens_repair", everyMs: 5 * SECOND, ...quick, work: (signal) => repair({ db, log }, signal) },
+    { name: "llm_expire", everyMs: 30 * SECOND, ...quick, work: (signal) => expire(options, signal) },
   ];
 }
 
+/** Each call is a short transaction; what is left is for the next one. */
+async function upkeep(db: Db, signal: AbortSignal): Promise<void> {
+  for (let left = 1; left > 0; ) {
+    const { rowsSwept, partitionsDropped } = await maintain(db, { signal, timeoutMs: MINUTE });
+    left = rowsSwept + partitionsDropped;
+  }
+}
+
+async function derive(db: Db, signal: AbortSignal): Promise<void> {
+  const options = { signal, timeoutMs: MINUTE };
+  while ((await tiersDerive(db, TENANTS_PER_SWEEP, options)) === TENANTS_PER_SWEEP);
+}
+
+/** One transaction a round; the next round goes on where this one has ended, and at the end from the start. */
+function admitting(db: Db): Round["work"] {
+  let last: Admitted | undefined;
+  return async (signal) => {
+    last = await jobAdmit(db, PAIRS_PER_SWEEP, last, { signal });
+  };
+}
+
+async function repair({ db, log }: Pick<LoopOptions, "db" | "log">, signal: AbortSignal): Promise<void> {
+  let count = 0;
+  // A queue that was lost is queued again without a pause. One that is long is looked at a part at a time.
+  for (let goOn = true; goOn; ) {
+    const looked = await tokensRepair(db, ROWS_PER_SWEEP, { signal });
+    count += looked.repaired;
+    goOn = looked.repaired > 0 && looked.lookedAt === ROWS_PER_SWEEP;
+  }
+  if (count > 0) log.info({ count }, "tokens_repaired");
+}
+
+async function reapWorkers({ db, log }: LoopOptions, signal: AbortSignal): Promise<void> {
+  for (const lost of await workersReap(db, { signal })) log.warn(lost, "worker_lost");
+}
+
 /** One line for each run, as the worker would have written it that is gone. */
-async function reap({ db, log }: LoopOptions, signal: AbortSignal): Promise<void> {
+async function reap({ db, log, observe }: LoopOptions, signal: AbortSignal): Promise<void> {
   for (const { tenantId, runId, state, errorCode } of await jobReap(db, { signal })) {
     const facts = { tenant_id: tenantId, run_id: runId, error_code: errorCode };
+    observe?.reaped(state === "DEAD_LETTER" ? "dead_letter" : "retry");
     if (state === "DEAD_LETTER") log.error(facts, "job_dead_letter");
     else log.warn(facts, "job_failed");
   }
@@ -140,29 +179,39 @@ function oneAtATime<T>(work: (signal: AbortSignal) => Promise<T>): (signal: Abor
 }
 
 async function tick(options: LoopOptions, signal: AbortSignal): Promise<Tick> {
+  const began = performance.now();
+  const runsByCohort: Record<string, number> = {};
   const total = { runs: 0, shards: 0 };
   for (let more = true; more; ) {
     const made = await tickOnce(options, signal);
-    total.runs += made.runs;
-    total.shards += made.shards;
-    more = made.shards === SHARDS_PER_TICK;
+    for (const { cohort, runs, shards } of made) {
+      runsByCohort[cohort] = (runsByCohort[cohort] ?? 0) + runs;
+      total.runs += runs;
+      total.shards += shards;
+    }
+    more = made.some(({ runs, shards }) => runs + shards > 0);
   }
+  options.observe?.tick((performance.now() - began) / 1000, runsByCohort);
   if (total.runs > 0) options.log.info(total, "schedule_ticked");
   return total;
 }
 
 /** One transaction of the scheduler. A deadlock, which nothing should cause, is counted and tried again. */
-async function tickOnce(options: LoopOptions, signal: AbortSignal): Promise<Tick> {
+async function tickOnce(options: LoopOptions, signal: AbortSignal): Promise<CohortTick[]> {
   for (let tries = 0; ; tries += 1) {
     try {
-      return await scheduleTick(options.db, SHARDS_PER_TICK, { signal, timeoutMs: TICK_DEADLINE_MS });
+      return await scheduleTick(options.db, RUNS_PER_TICK, { signal, timeoutMs: TICK_DEADLINE_MS });
     } catch (error) {
       if (!(error instanceof pg.DatabaseError && error.code === "40P01")) throw error;
-      const pause = DEADLOCK_PAUSES_MS[tries];
+      const isLast = tries >= options.deadlockRetries;
+      const pauseMs = DEADLOCK_PAUSE_MS * 2 ** tries;
       options.observe?.schedulerDeadlock();
-      options.log.warn({ retry_in_ms: pause }, "scheduler_deadlock_detected");
-      if (pause === undefined) throw new AppError("scheduler_deadlock_detected", { cause: error });
-      await sleep(pause, undefined, { signal });
+      options.log.warn(isLast ? {} : { retry_in_ms: pauseMs }, "scheduler_deadlock_detected");
+      if (isLast) {
+        const hint = "The next tick makes what this one has not; select * from ops.schedules shows it.";
+        throw new AppError("scheduler_deadlock_detected", { hint, cause: error });
+      }
+      await sleep(pauseMs, undefined, { signal });
     }
   }
 }

@@ -8,8 +8,9 @@ import { fail } from "./exit.ts";
 import { DEFAULT_SOURCE, importFocus, importJson, importSummary } from "./imports.ts";
 import { createLog } from "./log.ts";
 import { migrateDatabase } from "./migrate.ts";
-import { openDb, processMetrics, startApi, startWork, VERSION } from "./parts.ts";
+import { openDb, type Probes, processMetrics, startApi, startProbes, startWork, VERSION } from "./parts.ts";
 import { Progress } from "./progress.ts";
+import { startWatchdog } from "./runs/watchdog.ts";
 import { start } from "./start.ts";
 import { tenantFind } from "./tenants.ts";
 
@@ -37,8 +38,13 @@ DATABASE_URL. Exit: 0 done, 1 failed, 2 wrong usage, 130 ended before the report
 /** How long an end may take before the process goes without it, in ms: the worker's stop takes 42 s at most. */
 const STOP_MS = 45_000;
 const SAME_WISH_MS = 1_000;
+/** The same, once a second signal has hastened it. */
+const HASTENED_MS = 7_000;
+/** What is left when all has ended was left behind by a task: it keeps no process. */
+const LEFTOVERS_MS = 500;
 
 const stopping = new AbortController();
+const hastening = new AbortController();
 const commands = new Map<string, { run(options: Options): Promise<void>; takes: (keyof Options)[] }>([
   ["start", { run: runStart, takes: ["once", "json", "no-sample", "import", "tenant", "source"] }],
   ["api", { run: runApi, takes: [] }],
@@ -90,7 +96,7 @@ async function runCommand([name = "start", ...words]: string[], options: Options
   if (options.source !== undefined && !/^.{1,100}$/u.test(options.source)) {
     usage("--source NAME has 1 to 100 characters.");
   }
-  endOnSignals();
+  endOnSignals(name === "start" || name === "worker");
   await command.run(options);
 }
 
@@ -112,6 +118,7 @@ async function runStart(options: Options): Promise<void> {
     log,
     progress,
     signal: stopping.signal,
+    hastening: hastening.signal,
     options: { once, json, sample, importFile, tenant, source },
   });
   if (!reported) process.exitCode = 130;
@@ -137,13 +144,23 @@ async function runWorker(): Promise<void> {
   const log = createLog({ level: config.logLevel, part: "worker" });
   const metrics = processMetrics();
   const db = await openDb(config, { name: "worker", url: workerUrl }, metrics);
+  const url = config.tasksDatabaseUrl;
+  const work = url === undefined ? undefined : await openDb(config, { name: "tasks", url }, metrics);
   const fatal = Promise.withResolvers<never>();
+  const watchdog = startWatchdog();
+  let probes: Probes | undefined;
   try {
-    const worker = await startWork(config, { db, workerUrl, log, metrics, onFatal: fatal.reject });
+    probes = await startProbes(config, { db, log, metrics });
+    const worker = await startWork(config, { db, work, workerUrl, log, metrics, onFatal: fatal.reject });
+    hastening.signal.addEventListener("abort", worker.hasten, { once: true });
     await Promise.race([stopped(), fatal.promise]);
+    probes.drain();
     await worker.stop();
   } finally {
-    await db.pool.end();
+    await probes?.stop();
+    await Promise.all([db.pool.end(), work?.pool.end()]);
+    await watchdog.stop();
+    setTimeout(() => process.exit(), LEFTOVERS_MS).unref();
   }
 }
 
@@ -193,18 +210,24 @@ function typedPath(path: string): string {
 }
 
 /**
- * The first signal ends in order, a later one at once. Ctrl-C reaches this process twice, from the terminal
- * and from npm, so what comes within a second of the first is the same wish. A reader that went away is a
- * wish to end, too.
+ * The first signal ends in order. The next one hastens what has a worker, whose runs are given back, and ends the rest
+ * at once, as any later one does. Ctrl-C reaches this process twice, from the terminal and from npm, so what comes within
+ * a second is the same wish. A reader that went away is a wish to end, too.
  */
-function endOnSignals(): void {
-  let first = Number.POSITIVE_INFINITY;
+function endOnSignals(hasWorker: boolean): void {
+  let last = Number.NEGATIVE_INFINITY;
   const end = (cause: string) => {
-    if (Date.now() - first > SAME_WISH_MS) process.exit(130);
-    if (stopping.signal.aborted) return;
-    first = Date.now();
-    stopping.abort(new AppError("shutdown", { message: cause }));
-    setTimeout(() => process.exit(1), STOP_MS).unref();
+    if (Date.now() - last < SAME_WISH_MS) return;
+    last = Date.now();
+    if (!stopping.signal.aborted) {
+      stopping.abort(new AppError("shutdown", { message: cause }));
+      setTimeout(() => process.exit(1), STOP_MS).unref();
+    } else if (hasWorker && !hastening.signal.aborted) {
+      hastening.abort();
+      setTimeout(() => process.exit(130), HASTENED_MS).unref();
+    } else {
+      process.exit(130);
+    }
   };
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => end(signal));
   for (const stream of [process.stdout, process.stderr])

@@ -1,9 +1,12 @@
 // The parts of a running system: the HTTP endpoint and the worker. `npm start` runs both; in production each is a process.
 import { readFileSync } from "node:fs";
 import analysis from "../tasks/analysis.ts";
+import costImport from "../tasks/cost_import.ts";
+import detection from "../tasks/detection.ts";
 import type { Config } from "./config.ts";
 import { createPool, type Db } from "./db.ts";
-import { createApp } from "./http.ts";
+import { AppError } from "./errors.ts";
+import { createApp, createProbes, type HttpApp } from "./http.ts";
 import { type Llm, providerOf } from "./llm.ts";
 import type { Log } from "./log.ts";
 import {
@@ -12,9 +15,10 @@ import {
   refuseUnsafeLogin,
   refuseWrongTicketKey,
 } from "./login_check.ts";
+import { jobMetrics } from "./metrics/database.ts";
 import { createMetrics, type Metrics } from "./metrics.ts";
 import { newestMigration, projectFile } from "./migrate.ts";
-import { databaseReadiness } from "./routes/probes.ts";
+import { databaseReadiness, workerReadiness } from "./routes/probes.ts";
 import { startWorker, type Worker } from "./worker.ts";
 
 /** The version in package.json. */
@@ -24,11 +28,16 @@ export const VERSION: string = JSON.parse(readFileSync(projectFile("package.json
 export type Api = { url: string; stop(): Promise<void> };
 
 /** The login of each part: what the part needs is its right, and nothing beyond. */
-const LOGINS = { service: "holdfast_service", worker: "holdfast_worker", import: "holdfast_worker" } as const;
+const LOGINS = {
+  service: "holdfast_service",
+  worker: "holdfast_worker",
+  import: "holdfast_worker",
+  tasks: "holdfast_service",
+} as const;
 
 /** The metrics of one process. */
 export function processMetrics(): Metrics {
-  return createMetrics({ version: VERSION, jobTypes: ["analysis"] });
+  return createMetrics({ version: VERSION, jobTypes: ["cost_import", "detection", "analysis"] });
 }
 
 /**
@@ -43,7 +52,8 @@ export async function openDb(
 ): Promise<Db> {
   const pool = createPool({
     connectionString: login.url,
-    max: config.databasePoolSize,
+    // A work transaction keeps its connection for as long as its run takes: each run at a time has one.
+    max: login.name === "tasks" ? config.workerConcurrency + 1 : config.databasePoolSize,
     application_name: `holdfast_${login.name}`,
   });
   metrics.watchPool(login.name, pool);
@@ -51,7 +61,8 @@ export async function openDb(
   const onRlsRefusal = metrics.rlsEnforcementFailed;
   try {
     await refuseUnsafeLogin({ pool }, config.environment);
-    await refuseOtherLogin({ pool }, LOGINS[login.name]);
+    const variable = login.name === "tasks" ? "TASKS_DATABASE_URL" : "DATABASE_URL";
+    await refuseOtherLogin({ pool }, LOGINS[login.name], variable);
     await refuseLostSettings({ pool });
     const ticketBinding = await refuseWrongTicketKey({ pool, ticketKey });
     return { pool, ticketKey, ticketBinding, onRlsRefusal };
@@ -90,21 +101,67 @@ export async function startApi(
   };
 }
 
-/** Starts the worker with every task there is. `onFatal` is called when the queue can go on no longer. */
-export async function startWork(
+/** Probes that listen: `drain` makes `/readyz` refuse, `stop` closes; both may be called twice. */
+export type Probes = Api & Pick<HttpApp, "drain">;
+
+/**
+ * Serves `/livez`, `/readyz` and `/metrics` of a worker's process. Throws `config_invalid` where the port is taken.
+ */
+export async function startProbes(
   config: Config,
-  given: { db: Db; workerUrl: string; log: Log; metrics: Metrics; onFatal: (error: unknown) => void },
-): Promise<Worker> {
-  const { db, workerUrl, log, metrics, onFatal } = given;
+  { db, log, metrics }: { db: Db; log: Log; metrics: Metrics },
+): Promise<Probes> {
+  const migration = newestMigration();
+  const { app, drain } = createProbes({ log, metrics, ready: () => workerReadiness(db, migration) });
+  const url = await app.listen(config.metrics).catch(portTaken);
+  log.info({ url }, "probes_started");
+  let stopped: Promise<void> | undefined;
+  return {
+    url,
+    drain,
+    stop() {
+      stopped ??= app.close();
+      return stopped;
+    },
+  };
+}
+
+function portTaken(error: NodeJS.ErrnoException): never {
+  if (error.code !== "EADDRINUSE") throw error;
+  throw new AppError("config_invalid", {
+    message: `the address of the worker's probes is taken: ${error.message}`,
+    hint: "Set METRICS_PORT; 0 takes a free one.",
+    cause: error,
+  });
+}
+
+/** What a worker is started with; `work` is where the work transactions of tasks go. */
+export type Workplace = {
+  db: Db;
+  work: Db | undefined;
+  workerUrl: string;
+  log: Log;
+  metrics: Metrics;
+  onFatal: (error: unknown) => void;
+};
+
+/** Starts the worker with every task there is. `onFatal` is called when it can go on no longer. */
+export async function startWork(config: Config, given: Workplace): Promise<Worker> {
+  const { db, work, workerUrl, log, metrics, onFatal } = given;
+  metrics.watchDatabase(() => jobMetrics(db));
   const provider = providerOf(config.llm);
   const llm: Llm = { db, log, provider, deadlineMs: config.llm.deadlineMs, observe: metrics.llm(provider) };
   return startWorker({
     workerUrl,
     db,
-    tasks: { analysis: analysis(llm) },
+    work,
+    version: VERSION,
+    tasks: [costImport(db), detection(), analysis(llm)],
     log,
     observe: metrics.runs,
     concurrency: config.workerConcurrency,
+    deadlockRetries: config.deadlockRetries,
+    leakedHandlersMax: config.leakedHandlersMax,
     callMs: config.llm.deadlineMs,
     onFatal,
   });

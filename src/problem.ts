@@ -100,7 +100,7 @@ export function isDatabaseAway(error: unknown): boolean {
 
 function headersOf(code: ErrorCode, status: number): Record<string, string> {
   const headers: Record<string, string> = { "content-type": "application/problem+json" };
-  if (status === 503) headers["retry-after"] = String(RETRY_AFTER_SECONDS);
+  if (status === 503 || status === 429) headers["retry-after"] = String(RETRY_AFTER_SECONDS);
   if (code === "unauthorized") headers["www-authenticate"] = 'Bearer realm="holdfast", error="invalid_token"';
   return headers;
 }

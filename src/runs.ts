@@ -1,62 +1,69 @@
 // The run protocol of every task: claim, work under a time limit, then complete or fail, fenced by attempt.
-import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import type { Logger } from "pino";
-import type { z } from "zod";
-import { call, type Db } from "./db.ts";
+import type { Db } from "./db.ts";
 import { AppError } from "./errors.ts";
-import { type ClaimedRun, type FailedRun, jobClaim, jobComplete, jobFail, jobHeartbeat } from "./jobs.ts";
+import { type FailedRun, jobComplete, jobFail } from "./jobs.ts";
+import { type Attempt, attemptOf, isFenced } from "./runs/attempt.ts";
+import type { LiveAttempt } from "./runs/beats.ts";
+import type { Claim, RunToken } from "./runs/claims.ts";
+import { type Handler, startThread } from "./runs/thread.ts";
+import type { Run, Task, TaskEntry } from "./tasks.ts";
 
-/** A quarter of the lease that SQL gives, so that three beats in a row may be lost. */
-const HEARTBEAT_MS = 5_000;
+export type { Run, RunToken, Task };
 
 /** How long a handler may go on after its signal; then its slot is taken from it. */
 export const GRACE_MS = 2_000;
 
-/** One attempt of one run, as its task sees it. */
-export type Run = {
-  tenantId: string;
-  runId: string;
-  attempt: number;
-  kind: string;
-  input: Record<string, unknown>;
-  /** Aborted when time is up, when the run went on without this attempt, by a shutdown that cannot wait. */
-  signal: AbortSignal;
-  /** Milliseconds left of the time limit, never below 0. */
-  deadline(): number;
-  log: Logger;
-  /** `call` of db.ts for this tenant: the statement may take the time left, and ends with the signal. */
-  call<T>(text: string, values: unknown[], row: z.ZodType<T>): Promise<T[]>;
-};
-
-/** Does the work of one kind; what it returns is the result that SQL applies. It must heed `run.signal`. */
-export type Task = (run: Run) => Promise<unknown>;
-
-/** The tasks by the kind of run they serve. */
-export type Tasks = Readonly<Record<string, Task>>;
-
-/** Where the worker tells what it measures; seconds are wall time from the claim on. */
+/** Where the worker tells what it measures; seconds are wall time. */
 export type Observe = {
+  /** From the claim to the end of the attempt. */
   jobSeconds(kind: string, seconds: number, outcome: RunOutcome): void;
-  jobTimeout(kind: string): void;
+  /** Once for each attempt whose time was up, by what ended it. */
+  jobTimeout(kind: string, layer: TimeoutLayer): void;
+  /** From the moment a run was due to its claim. */
+  jobWait(kind: string, seconds: number): void;
+  claimSeconds(seconds: number): void;
+  /** The end of an attempt that had a result. */
+  commitSeconds(seconds: number): void;
+  reaped(outcome: "retry" | "dead_letter"): void;
+  /** How many handlers outlive their attempt now. */
+  handlersLeaked(count: number): void;
   schedulerDeadlock(): void;
+  tick(seconds: number, runsByCohort: Record<string, number>): void;
 };
 
 /**
- * How an attempt ended. `stopped`: by a shutdown, which is no failure of it. `fenced`: the run had gone on
- * without it, so that nothing of it counts.
+ * What ended an attempt whose time was up: `abort`, the handler heeded its signal; `grace`, it did not, and was left
+ * behind; `thread`, it did not, and was terminated; `statement`, the server cut its statement before our timer came.
  */
-export type RunOutcome = "completed" | "stopped" | "failed" | "dead_letter" | "fenced";
+export type TimeoutLayer = "abort" | "grace" | "thread" | "statement";
 
-/** What a run needs from its worker; `worker` names it in the run's row. */
-export type RunDeps = { db: Db; log: Logger; worker: string; observe?: Observe | undefined };
+/**
+ * How an attempt ended. `stopped`: by a shutdown, which is no failure of it. `fenced`: the run had gone on
+ * without it, so that nothing of it counts. `cancelled`: somebody asked for its end.
+ */
+export type RunOutcome = "completed" | "stopped" | "failed" | "dead_letter" | "fenced" | "cancelled";
 
-/** What a token of the queue carries. */
-export type RunToken = { tenantId: string; runId: string };
+/** What a run needs from its worker. */
+export type RunDeps = {
+  db: Db;
+  /** Where work transactions go, as holdfast_service; without it `run.client` refuses. */
+  work?: Db | undefined;
+  log: Logger;
+  claim: Claim;
+  /** The attempts that go on, for the beat. */
+  live: Set<LiveAttempt>;
+  observe?: Observe | undefined;
+  /** Told how many handlers outlive their attempt, when one more does. */
+  onLeak?: ((count: number) => void) | undefined;
+};
 
 type Failure = { code: string; message: string };
 
-type Settled = { ok: true; result: unknown } | { ok: false; error: unknown };
+type Settled =
+  | { ok: true; result: unknown }
+  | { ok: false; error: unknown; layer?: TimeoutLayer | undefined };
 
 let unsettled = 0;
 
@@ -66,192 +73,186 @@ export function unsettledHandlers(): number {
 }
 
 /**
- * Executes the run of a token, once. A stale token does nothing. Returns when the end of the attempt is
- * written, at the latest `GRACE_MS` and a short transaction after its time limit, whatever the handler does.
- * `poolSignal` ends the attempt by `shutdown`, and the run waits for the next worker. Throws only when the
- * claim or the end could not be written.
+ * Executes the run of a token, once; `dueAt` is when the token was to wake us. A stale token does nothing. Returns when
+ * the end of the attempt is written, at the latest `GRACE_MS` and a short transaction after its time limit, whatever the
+ * handler does. `shutdown` ends the attempt, and the run waits for the next worker. Throws only when the claim or the
+ * end could not be written.
  */
 export async function executeRun(
   deps: RunDeps,
-  token: RunToken,
-  tasks: Tasks,
-  poolSignal?: AbortSignal,
+  token: RunToken & { dueAt?: Date },
+  tasks: ReadonlyMap<string, TaskEntry>,
+  shutdown?: AbortSignal,
 ): Promise<void> {
-  if (poolSignal?.aborted) throw new AppError("shutdown");
-  const claimed = await jobClaim(deps.db, token.tenantId, token.runId, deps.worker).catch(
-    (error: unknown) => {
-      if (error instanceof AppError && error.code === "job_run_not_found") return undefined; // swept meanwhile
-      throw error;
-    },
-  );
+  if (shutdown?.aborted) throw new AppError("shutdown");
+  const claimed = await deps.claim(token);
   if (claimed === undefined) {
     deps.log.debug({ tenant_id: token.tenantId, run_id: token.runId }, "job_token_stale");
     return;
   }
 
   const startedAt = performance.now();
-  const stop = new AbortController();
-  const run = attemptOf(deps, token, claimed, startedAt + claimed.timeoutMs, stop.signal);
-  run.log.info({ timeout_ms: claimed.timeoutMs }, "job_claimed");
-
-  const unwatch = watch(deps, run, stop, poolSignal);
-  const settled = await settle(run, tasks[claimed.kind]).finally(unwatch);
-
-  const outcome = await record(deps, run, verdict(run, settled));
-  deps.observe?.jobSeconds(run.kind, (performance.now() - startedAt) / 1000, outcome);
-}
-
-function attemptOf(
-  deps: RunDeps,
-  token: RunToken,
-  claimed: ClaimedRun,
-  endsAt: number,
-  signal: AbortSignal,
-): Run {
-  const { tenantId, runId } = token;
-  const { attempt, kind, input } = claimed;
-  const deadline = () => Math.max(0, endsAt - performance.now());
-  return {
-    tenantId,
-    runId,
-    attempt,
-    kind,
-    input,
-    signal,
-    deadline,
-    log: deps.log.child({ tenant_id: tenantId, run_id: runId, kind, attempt }),
-    call: (text, values, row) =>
-      call(deps.db, tenantId, text, values, row, { signal, timeoutMs: deadline() }),
-  };
-}
-
-/** Starts what may end the attempt: its time limit, its heartbeat, a shutdown. The answer stops them all. */
-function watch(
-  deps: RunDeps,
-  run: Run,
-  stop: AbortController,
-  poolSignal: AbortSignal | undefined,
-): () => void {
-  const timer = setTimeout(() => stop.abort(new AppError("job_timeout")), run.deadline());
-  const onShutdown = () => stop.abort(new AppError("shutdown"));
-  poolSignal?.addEventListener("abort", onShutdown, { once: true });
-  if (poolSignal?.aborted) onShutdown(); // while the claim was under way
-  const quiet = new AbortController();
-  void beat(deps, run, stop, quiet.signal);
-  return () => {
-    clearTimeout(timer);
-    poolSignal?.removeEventListener("abort", onShutdown);
-    quiet.abort();
-  };
-}
-
-/** A beat that fails is logged and the next one tried; only a fence ends the attempt. */
-async function beat(deps: RunDeps, run: Run, stop: AbortController, quiet: AbortSignal): Promise<void> {
-  while (await sleep(HEARTBEAT_MS, true, { signal: quiet }).catch(() => false)) {
-    try {
-      await jobHeartbeat(deps.db, run.tenantId, run.runId, run.attempt, { signal: quiet });
-    } catch (error) {
-      if (quiet.aborted) return;
-      if (isFenced(error)) return stop.abort(error);
-      run.log.warn({ err: error }, "job_heartbeat_failed");
-    }
+  if (token.dueAt !== undefined) {
+    deps.observe?.jobWait(claimed.kind, Math.max(0, Date.now() - token.dueAt.getTime()) / 1000);
+  }
+  const attempt = attemptOf(deps, claimed);
+  attempt.log.debug({ timeout_ms: claimed.timeoutMs }, "job_claimed");
+  deps.live.add(attempt);
+  try {
+    const settled = await settle(deps, attempt, tasks.get(claimed.kind), shutdown);
+    const outcome = await record(deps, attempt, verdict(attempt, settled));
+    deps.observe?.jobSeconds(attempt.kind, (performance.now() - startedAt) / 1000, outcome);
+  } finally {
+    deps.live.delete(attempt);
+    attempt.work?.abandon();
   }
 }
 
 /** The end of the handler, or of the grace after its signal, whichever comes first. */
-async function settle(run: Run, task: Task | undefined): Promise<Settled> {
-  if (task === undefined)
-    return { ok: false, error: new AppError("job_kind_unknown", { detail: { kind: run.kind } }) };
-
-  const ended = new AbortController();
-  const work: Promise<Settled> = Promise.resolve(run)
-    .then(task)
-    .then(
-      (result) => ({ ok: true, result }) as const,
-      (error: unknown) => ({ ok: false, error }) as const,
+async function settle(
+  deps: RunDeps,
+  attempt: Attempt,
+  task: TaskEntry | undefined,
+  shutdown: AbortSignal | undefined,
+): Promise<Settled> {
+  const graceOver = Promise.withResolvers<void>();
+  let grace: NodeJS.Timeout | undefined;
+  const onAbort = () => {
+    grace = setTimeout(graceOver.resolve, GRACE_MS);
+  };
+  const onShutdown = () => attempt.abort(new AppError("shutdown"));
+  attempt.signal.addEventListener("abort", onAbort, { once: true });
+  shutdown?.addEventListener("abort", onShutdown, { once: true });
+  if (shutdown?.aborted) onShutdown(); // while the claim was under way
+  try {
+    const handler = startHandler(attempt, task);
+    const work = handler.settled.then(
+      (result): Settled => ({ ok: true, result }),
+      (error: unknown): Settled => ({ ok: false, error }),
     );
-  const graceOver = graceAfter(run.signal, ended.signal).then(() => {
-    if (!ended.signal.aborted) countUnsettled(run, work);
-    return { ok: false, error: run.signal.reason } as const;
-  });
-  return Promise.race([work, graceOver]).finally(() => ended.abort());
-}
-
-async function graceAfter(signal: AbortSignal, ended: AbortSignal): Promise<void> {
-  if (!signal.aborted) {
-    const { promise, resolve } = Promise.withResolvers<void>();
-    signal.addEventListener("abort", () => resolve(), { once: true });
-    ended.addEventListener("abort", () => resolve(), { once: true });
-    await promise;
+    return await Promise.race([
+      work,
+      graceOver.promise.then(() => leaveBehind(deps, attempt, handler, work)),
+    ]);
+  } finally {
+    attempt.settle();
+    clearTimeout(grace);
+    shutdown?.removeEventListener("abort", onShutdown);
   }
-  await sleep(GRACE_MS, undefined, { signal: ended }).catch(() => {});
 }
 
-/** Its slot is free again, but its memory is not: an operator restarts a worker in which these pile up. */
-function countUnsettled(run: Run, work: Promise<Settled>): void {
+function startHandler(attempt: Attempt, task: TaskEntry | undefined): Handler {
+  try {
+    if (task === undefined) throw new AppError("job_kind_unknown", { detail: { kind: attempt.kind } });
+    const run = attempt.runFor(task);
+    if (task.run === undefined) return startThread(task.thread, run);
+    return { settled: Promise.resolve(run).then((given) => task.run(given)) };
+  } catch (error) {
+    return { settled: Promise.reject(error) };
+  }
+}
+
+/** Takes the slot of a handler that did not heed its signal. */
+async function leaveBehind(
+  deps: RunDeps,
+  attempt: Attempt,
+  handler: Handler,
+  work: Promise<Settled>,
+): Promise<Settled> {
+  const error: unknown = attempt.signal.reason;
+  attempt.work?.abandon();
+  if (handler.terminate === undefined) {
+    countUnsettled(deps, attempt, work);
+    return { ok: false, error, layer: "grace" };
+  }
+  void handler.terminate();
+  return { ok: false, error, layer: "thread" };
+}
+
+/** Its slot is free again, but its memory is not: a worker in which these pile up ends, to be started anew. */
+function countUnsettled(deps: RunDeps, attempt: Attempt, work: Promise<Settled>): void {
   unsettled += 1;
-  run.log.error({ unsettled }, "job_handler_unsettled");
+  attempt.log.error({ unsettled }, "job_handler_unsettled");
+  deps.observe?.handlersLeaked(unsettled);
   void work.then(() => {
     unsettled -= 1;
-    run.log.warn({ unsettled }, "job_handler_settled_late");
+    attempt.log.warn({ unsettled }, "job_handler_settled_late");
+    deps.observe?.handlersLeaked(unsettled);
   });
+  deps.onLeak?.(unsettled);
 }
 
-/** A result counts unless time was up or the attempt was fenced; a failure has the name of what ended it. */
-function verdict(run: Run, settled: Settled): Settled {
-  const reason: unknown = run.signal.reason;
-  if (reason instanceof AppError && reason.code !== "shutdown") return { ok: false, error: reason };
+/** A result counts unless the attempt was ended; a failure has the name of what ended it. */
+function verdict(attempt: Attempt, settled: Settled): Settled {
+  const { aborted, reason } = attempt.signal;
+  const layer = settled.ok ? undefined : settled.layer;
+  if (aborted && !isShutdown(reason)) return { ok: false, error: reason, layer: layer ?? "abort" };
   if (settled.ok) return settled;
-  if (reason !== undefined) return { ok: false, error: reason };
+  if (aborted) return { ok: false, error: reason };
   // The server's clock may cut a statement a moment before our timer is served.
-  return run.deadline() === 0
-    ? { ok: false, error: new AppError("job_timeout", { cause: settled.error }) }
+  return attempt.deadline() === 0
+    ? { ok: false, error: new AppError("job_timeout", { cause: settled.error }), layer: "statement" }
     : settled;
 }
 
 /** Writes the end of the attempt. A result that SQL refuses is a failure of the attempt. */
-async function record(deps: RunDeps, run: Run, settled: Settled): Promise<RunOutcome> {
-  if (!settled.ok) return recordFailure(deps, run, settled.error);
+async function record(deps: RunDeps, attempt: Attempt, settled: Settled): Promise<RunOutcome> {
+  if (!settled.ok) return recordFailure(deps, attempt, settled.error, settled.layer);
+  const began = performance.now();
   try {
-    await jobComplete(deps.db, run.tenantId, run.runId, run.attempt, settled.result);
-    run.log.info("job_completed");
+    await complete(deps, attempt, settled.result);
+    deps.observe?.commitSeconds((performance.now() - began) / 1000);
+    attempt.log.info("job_completed");
     return "completed";
   } catch (error) {
-    return recordFailure(deps, run, error);
+    return recordFailure(deps, attempt, error);
   }
 }
 
-async function recordFailure(deps: RunDeps, run: Run, error: unknown): Promise<RunOutcome> {
+/** With what the task has done in its work transaction, both or neither; one statement when it has done nothing. */
+async function complete(deps: RunDeps, attempt: Attempt, result: unknown): Promise<void> {
+  if (attempt.work?.isOpen) return attempt.work.complete(result);
+  await jobComplete(deps.db, attempt.tenantId, attempt.runId, attempt.attempt, result);
+}
+
+async function recordFailure(
+  deps: RunDeps,
+  attempt: Attempt,
+  error: unknown,
+  layer: TimeoutLayer = "abort",
+): Promise<RunOutcome> {
+  attempt.work?.abandon(); // nothing of it holds a lock while the failure is written
   const failure = failureOf(error);
   if (failure.code === "job_timeout") {
-    deps.observe?.jobTimeout(run.kind);
-    run.log.warn({ error_code: failure.code }, "job_timeout");
+    deps.observe?.jobTimeout(attempt.kind, layer);
+    attempt.log.warn({ error_code: failure.code, layer }, "job_timeout");
   }
-  if (isFenced(error)) return fenced(run);
+  if (isFenced(error)) return fenced(attempt);
   try {
-    const failed = await jobFail(deps.db, run.tenantId, run.runId, run.attempt, failure);
-    logFailure(run, failed, failure, error);
-    return OUTCOMES[failed.state];
+    const failed = await jobFail(deps.db, attempt.tenantId, attempt.runId, attempt.attempt, failure);
+    logFailure(attempt, failed, failure, error);
+    return failure.code === "job_cancelled" ? "cancelled" : OUTCOMES[failed.state];
   } catch (refusal) {
     if (!isFenced(refusal)) throw refusal;
-    return fenced(run);
+    return fenced(attempt);
   }
 }
 
 const OUTCOMES = { PENDING: "stopped", FAILED: "failed", DEAD_LETTER: "dead_letter" } as const;
 
-function logFailure(run: Run, failed: FailedRun, failure: Failure, error: unknown): void {
+function logFailure({ log }: Attempt, failed: FailedRun, failure: Failure, error: unknown): void {
   const facts = { error_code: failure.code, error_text: failure.message };
   // What has no name of ours is a bug, and its stack is wanted.
   const all = error instanceof AppError ? facts : { ...facts, err: error };
-  if (failed.state === "DEAD_LETTER") run.log.error(all, "job_dead_letter");
-  else if (failed.state === "PENDING") run.log.info(all, "job_stopped");
-  else run.log.warn({ ...all, available_at: failed.availableAt }, "job_failed");
+  if (failure.code === "job_cancelled") log.info(all, "job_cancelled");
+  else if (failed.state === "DEAD_LETTER") log.error(all, "job_dead_letter");
+  else if (failed.state === "PENDING") log.info(all, "job_stopped");
+  else log.warn({ ...all, available_at: failed.availableAt }, "job_failed");
 }
 
 /** The run is another's now, or has ended: nothing of this attempt counts, and nothing is written. */
-function fenced(run: Run): RunOutcome {
-  run.log.warn({ error_code: "job_run_fenced" }, "job_fenced");
+function fenced({ log }: Attempt): RunOutcome {
+  log.warn({ error_code: "job_run_fenced" }, "job_fenced");
   return "fenced";
 }
 
@@ -272,7 +273,6 @@ function storable(text: string): string {
   return text.replaceAll("\0", "\uFFFD");
 }
 
-/** The run has gone on without this attempt, or is there no more. */
-function isFenced(error: unknown): boolean {
-  return error instanceof AppError && (error.code === "job_run_fenced" || error.code === "job_run_not_found");
+function isShutdown(reason: unknown): boolean {
+  return reason instanceof AppError && reason.code === "shutdown";
 }

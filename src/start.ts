@@ -44,6 +44,8 @@ type Context = {
   progress: Progress;
   /** Aborted by the first Ctrl-C or SIGTERM. */
   signal: AbortSignal;
+  /** Aborted by the next one: no run is waited for any more. */
+  hastening?: AbortSignal;
 };
 
 /** What runs; `fatal` rejects when the queue can go on no longer. */
@@ -91,6 +93,9 @@ async function open(context: Context, closing: (() => Promise<unknown>)[]): Prom
   const workerUrl = server.url("holdfast_worker");
   const work = await openDb(config, { name: "worker", url: workerUrl }, metrics);
   closing.unshift(() => work.pool.end());
+  const tasksUrl = config.tasksDatabaseUrl ?? server.url("holdfast_service");
+  const tasks = await openDb(config, { name: "tasks", url: tasksUrl }, metrics);
+  closing.unshift(() => tasks.pool.end());
   const opsUrl = server.url("holdfast_ops");
   const ops: Ops = {
     pool: createPool({
@@ -105,8 +110,9 @@ async function open(context: Context, closing: (() => Promise<unknown>)[]): Prom
   const imported = await importFirst(context, work, ops);
   const { promise: fatal, reject } = Promise.withResolvers<never>();
   fatal.catch(() => {}); // heard in the races of start
-  const worker = await startWork(config, { db: work, workerUrl, log, metrics, onFatal: reject });
+  const worker = await startWork(config, { db: work, work: tasks, workerUrl, log, metrics, onFatal: reject });
   closing.unshift(() => worker.stop());
+  context.hastening?.addEventListener("abort", worker.hasten, { once: true });
   const api = await listen(context, service, metrics);
   closing.unshift(() => api.stop());
   await worker.tickNow();

@@ -14,13 +14,17 @@ import type { Logger } from "pino";
 import { z } from "zod";
 import { createPool, type Db } from "./db.ts";
 import { AppError } from "./errors.ts";
-import type { Tick } from "./jobs.ts";
+import { jobClaim, type WorkerFacts, workerBeat, workerStop } from "./jobs.ts";
 import { endOfCalls } from "./llm/open_calls.ts";
-import { startLoops } from "./loops.ts";
-import { executeRun, GRACE_MS, type Observe, type RunDeps, type Tasks } from "./runs.ts";
+import { type Loops, startLoops, type Tick } from "./loops.ts";
+import { type Beats, startBeats } from "./runs/beats.ts";
+import { coalescedClaims } from "./runs/claims.ts";
+import { executeRun, GRACE_MS, type Observe, type RunDeps } from "./runs.ts";
+import { byKind, refuseUnknownKinds, type Tasks } from "./tasks.ts";
 
 const SECOND = 1_000;
-const MINUTE = 60 * SECOND;
+/** A token that no handler was free for goes back after this, for another worker. */
+const KEPT_MS = 5 * SECOND;
 /** How long a start waits until the queue hears of new tokens; without that it polls. */
 const LISTEN_MS = 5 * SECOND;
 /** How long after a notice of a migration the list of them is read: notices in between cost no query of their own. */
@@ -30,6 +34,8 @@ const LOOK_MS = 1 * SECOND;
 const DRAIN_MS = { least: 20 * SECOND, most: 30 * SECOND };
 /** What a stop may take beyond drain and grace: the last ends are written and the connections closed. */
 const CLOSING_MS = 10 * SECOND;
+/** What a hastened stop may take beyond the grace. */
+const HASTENED_MS = 3 * SECOND;
 /** How much of it is left to the calls that their runs have left behind, before they are cut. */
 const LAST_CALLS_MS = 5 * SECOND;
 
@@ -39,12 +45,20 @@ export type WorkerOptions = {
   workerUrl: string;
   /** Where the runs do their work; its pool belongs to the caller and outlives the worker. */
   db: Db;
+  /** Where `run.client` works, as holdfast_service, with a connection for each run at a time; the caller's, too. */
+  work?: Db | undefined;
+  /** The version of this program, for `ops.workers`. */
+  version?: string;
   tasks: Tasks;
   log: Logger;
   observe?: Observe | undefined;
   /** Runs at a time. */
   concurrency: number;
   tickEveryMs?: number;
+  /** How often a tick that met a deadlock is tried again; 3. */
+  deadlockRetries?: number;
+  /** So many handlers that outlive their attempts end the worker, with `job_handlers_leaked`; 5. */
+  leakedHandlersMax?: number;
   /** How long one call of a task may be out; a stop waits that long for its answer, up to 30 s. */
   callMs?: number;
   /** How long a stop waits for the runs that are under way, before it aborts them; `callMs`, 20 s to 30 s. */
@@ -60,34 +74,72 @@ export type Worker = {
    * the caller may end the pool of `db`. Takes `drainMs` and 12 s at most; may be called twice.
    */
   stop(): Promise<void>;
+  /** Makes a stop wait no longer: runs are aborted now, and wait for the next worker. It ends within 5 s. */
+  hasten(): void;
   /** Ticks now: when it resolves, all that was due has its runs. Throws what the tick threw. */
   tickNow(): Promise<Tick>;
 };
 
-type Context = Required<Pick<WorkerOptions, "tickEveryMs" | "drainMs">> & WorkerOptions;
+type Context = WorkerOptions &
+  Required<
+    Pick<WorkerOptions, "tickEveryMs" | "drainMs" | "deadlockRetries" | "leakedHandlersMax" | "version">
+  >;
+
+/** What ends, part by part, when the worker stops. */
+type Parts = {
+  runner: Runner;
+  queue: pg.Pool;
+  loops: Loops;
+  beats: Beats;
+  worker: string;
+  /** Ends the loops; then the runs; then the patience with what does not end. */
+  stopping: AbortController;
+  shutdown: AbortController;
+  hastened: AbortController;
+};
 
 /**
  * Starts the queue and the loops; resolves when tokens are taken. The queue's schema must be there and of
- * this version: the worker may not change it. Throws `config_invalid` when it is not.
+ * this version: the worker may not change it. Throws `config_invalid` when it is not, and when a task has no row in
+ * `app.job_kinds`.
  */
 export async function startWorker(given: WorkerOptions): Promise<Worker> {
-  const options: Context = { tickEveryMs: 10 * SECOND, drainMs: drainMsFor(given.callMs ?? 0), ...given };
+  const defaults = { tickEveryMs: 10 * SECOND, deadlockRetries: 3, leakedHandlersMax: 5, version: "0" };
+  const options: Context = { ...defaults, drainMs: drainMsFor(given.callMs ?? 0), ...given };
+  await refuseUnknownKinds(options.db, options.tasks);
   const queue = createPool({
     connectionString: withRowSecurity(options.workerUrl),
     max: options.concurrency + 2,
     application_name: "holdfast_queue",
   });
-  const runner = await startQueue(options, queue).catch(async (error: unknown) => {
+  const [stopping, shutdown, hastened] = [0, 1, 2].map(() => new AbortController()) as [
+    AbortController,
+    AbortController,
+    AbortController,
+  ];
+  const deps = { ...depsOf(options, queue), onLeak: (count: number) => leaked(count) };
+  let parts: Parts | undefined;
+  let stopped: Promise<void> | undefined;
+  try {
+    const runner = await startQueue(options, queue, deps, shutdown.signal);
+    const beats = await startBeats(
+      (running, signal) => workerBeat({ pool: queue }, deps.facts, running, { signal }),
+      deps.live,
+      options.log,
+    ).catch(async (error: unknown) => {
+      await endOfQueue(runner);
+      throw error;
+    });
+    const loops = startLoops(options, stopping.signal);
+    parts = { runner, queue, loops, beats, worker: deps.facts.worker, stopping, shutdown, hastened };
+  } catch (error) {
     await queue.end();
     throw error;
-  });
+  }
+  const { runner, loops } = parts;
 
-  const stopping = new AbortController();
-  const loops = startLoops(options, stopping.signal);
-
-  let stopped: Promise<void> | undefined;
   const stop = () => {
-    stopped ??= drain(options, runner, queue, stopping, loops.ended);
+    stopped ??= drain(options, parts);
     return stopped;
   };
   const fatal = (error: unknown) => {
@@ -95,10 +147,31 @@ export async function startWorker(given: WorkerOptions): Promise<Worker> {
     options.log.fatal({ err: error }, "worker_fatal");
     void stop().then(() => options.onFatal(error));
   };
+  function leaked(count: number): void {
+    if (count < options.leakedHandlersMax) return;
+    fatal(
+      new AppError("job_handlers_leaked", {
+        detail: { count },
+        hint: "Handlers that ignore their signal hold memory until the process ends: it must be started again.",
+      }),
+    );
+  }
   runner.events.on("pool:fatalError", ({ error }) => fatal(error));
   runner.promise.then(() => fatal(new Error("the queue stopped by itself")), fatal);
-  options.log.info({ concurrency: options.concurrency }, "worker_started");
-  return { stop, tickNow: loops.tickNow };
+  options.log.info({ concurrency: options.concurrency, worker: parts.worker }, "worker_started");
+  return { stop, hasten: () => hastened.abort(), tickNow: loops.tickNow };
+}
+
+/** The queue's pool has a connection to spare when that of the runs has none: claims and beats must not wait. */
+function depsOf(options: Context, queue: pg.Pool): RunDeps & { facts: WorkerFacts } {
+  const { db, work, log, observe, tasks, version, concurrency } = options;
+  const kinds = tasks.map((each) => each.kind);
+  const facts = { worker: "", pool: "", host: hostname(), pid: process.pid, version, kinds, concurrency };
+  const claim = coalescedClaims(
+    (runs) => jobClaim({ pool: queue }, facts.worker, runs),
+    (seconds) => observe?.claimSeconds(seconds),
+  );
+  return { db, work, log, observe, claim, live: new Set(), facts };
 }
 
 /** How long a drain is unless it is told: as long as a call may be out, 20 s to 30 s. */
@@ -116,13 +189,19 @@ function withRowSecurity(workerUrl: string): string {
 
 const Token = z.object({ tenant_id: z.guid(), run_id: z.guid() });
 
-async function startQueue(options: Context, pgPool: pg.Pool): Promise<Runner> {
-  const { concurrency, db, log, observe, tasks } = options;
+async function startQueue(
+  options: Context,
+  pgPool: pg.Pool,
+  deps: RunDeps & { facts: WorkerFacts },
+  shutdown: AbortSignal,
+): Promise<Runner> {
+  const { concurrency, log } = options;
+  const tasks = byKind(options.tasks);
   const events: WorkerEvents = new EventEmitter();
-  const deps: RunDeps = { db, log, observe, worker: `${hostname()}:${process.pid}` };
   // The queue marks its locks with this name, so a run's row leads to them.
   events.once("pool:create", ({ workerPool }) => {
-    deps.worker += `:${workerPool.id}`;
+    const { host, pid } = deps.facts;
+    Object.assign(deps.facts, { pool: workerPool.id, worker: `${host}:${pid}:${workerPool.id}` });
   });
   const listening = once(events, "pool:listen:success", { signal: AbortSignal.timeout(LISTEN_MS) }).then(
     () => true,
@@ -137,12 +216,12 @@ async function startQueue(options: Context, pgPool: pg.Pool): Promise<Runner> {
       schema: "graphile_worker",
       noHandleSignals: true,
       parsedCronItems: [],
-      gracefulShutdownAbortTimeout: options.drainMs,
+      gracefulShutdownAbortTimeout: options.drainMs, // nobody listens: the runs are aborted by the stop
       logger: queueLogger(log),
       taskList: {
-        run: async (payload, { abortSignal }) => {
-          const token = Token.parse(payload);
-          await executeRun(deps, { tenantId: token.tenant_id, runId: token.run_id }, tasks, abortSignal);
+        run: async (payload, { job }) => {
+          const { tenant_id: tenantId, run_id: runId } = Token.parse(payload);
+          await executeRun(deps, { tenantId, runId, dueAt: job.run_at }, tasks, shutdown);
         },
       },
       preset: {
@@ -151,7 +230,7 @@ async function startQueue(options: Context, pgPool: pg.Pool): Promise<Runner> {
           // next poll.
           localQueue: {
             size: concurrency + 1,
-            ttl: MINUTE,
+            ttl: KEPT_MS,
             refetchDelay: { durationMs: 100, maxAbortThreshold: 1 },
           },
           // Unset, a finished token may stay locked for four hours when the process ends.
@@ -229,26 +308,33 @@ function queueLogger(log: Logger): QueueLogger {
   });
 }
 
-async function drain(
-  options: Context,
-  runner: Runner,
-  queue: pg.Pool,
-  stopping: AbortController,
-  loopsEnded: Promise<unknown>,
-): Promise<void> {
+async function drain(options: Context, parts: Parts): Promise<void> {
+  const { runner, queue, loops, beats, stopping, shutdown, hastened } = parts;
   stopping.abort(new AppError("shutdown"));
-  const limit = new AbortController();
-  const closed = (async () => {
-    await Promise.all([loopsEnded, endOfQueue(runner)]);
-    await endOfCalls(options.db, LAST_CALLS_MS);
+  const closed = new AbortController();
+  const abortRuns = () => shutdown.abort(new AppError("shutdown"));
+  void pause(options.drainMs, closed.signal, hastened.signal).then(abortRuns);
+  const closing = (async () => {
+    await Promise.all([loops.ended, endOfQueue(runner)]);
+    await endOfCalls(options.db, hastened.signal.aborted ? 0 : LAST_CALLS_MS);
+    await beats.stop();
+    await workerStop({ pool: queue }, parts.worker).catch((error: unknown) => {
+      options.log.warn({ err: error }, "worker_stop_untold"); // it is found by its silence
+    });
     await queue.end();
+    return "closed";
   })();
-  const late = sleep(options.drainMs + GRACE_MS + CLOSING_MS, "late", { signal: limit.signal }).catch(
-    () => "closed",
-  );
-  if ((await Promise.race([closed, late])) === "late") options.log.error("worker_stop_forced");
+  const late = pause(options.drainMs + GRACE_MS + CLOSING_MS, closed.signal, hastened.signal)
+    .then(() => pause(hastened.signal.aborted ? GRACE_MS + HASTENED_MS : 0, closed.signal))
+    .then(() => "late");
+  if ((await Promise.race([closing, late])) === "late") options.log.error("worker_stop_forced");
   else options.log.info("worker_stopped");
-  limit.abort();
+  closed.abort();
+}
+
+/** Resolves after `ms`, or when one of the signals is aborted. */
+async function pause(ms: number, ...until: AbortSignal[]): Promise<void> {
+  await sleep(ms, undefined, { signal: AbortSignal.any(until) }).catch(() => {});
 }
 
 /** Waits for the runs under way; one that has stopped by itself is waited for, too. */

@@ -104,8 +104,8 @@ describe("a difference is seen, and named", () => {
     ["alter table app.findings add column extra text", ["column app.findings.extra: in sql/ alone"]],
     ["drop function app.findings_list", [/^function app.findings_list\(.*: in migrations\/ alone$/]],
     [
-      "alter table app.job_slots alter column slot type integer",
-      [/^column app.job_slots.slot: sql\/ says ".*integer/],
+      "alter table app.job_run_keys alter column fingerprint type varchar(300)",
+      [/^column app.job_run_keys.fingerprint: sql\/ says ".*varying/],
     ],
     ["alter table app.tiers alter column rank drop not null", [/^column app.tiers.rank: /]],
     [

@@ -1,4 +1,13 @@
-import { existsSync, mkdtempSync, readdirSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import {
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -107,6 +116,7 @@ describe("an import", () => {
     expect(await seenWhile[0]).toEqual({ rows: 0, cost: null });
     expect(imported.periods).toBe(5);
     expect(imported.flags).toMatchObject({ missing_contracted_cost: expect.any(Number) });
+    expect(imported.digest).toBe(createHash("sha256").update(readFileSync(sample.path)).digest("hex"));
     expect(imported.flaggedRows).toBeGreaterThan(0);
     expect(imported.flaggedRows).toBeLessThan(sample.rows / 2);
     expect((await seenBy(tenantId)).rows).toBe(sample.rows);
@@ -210,7 +220,7 @@ describe("checkFocus", () => {
 describe("what is said of an import", () => {
   const named = { file: "/bills/p2.csv", tenant: "X", source: "import" };
   const imported: Imported = {
-    ...{ importId: "an id", rows: 398, flaggedRows: 0, flags: {}, periods: 1 },
+    ...{ importId: "an id", digest: "ab12", rows: 398, flaggedRows: 0, flags: {}, periods: 1 },
     ...{ replacedRows: 0, replacedFiles: [] },
   };
   const done = "Imported 398 rows for X, 0 of them with a data-quality flag";
@@ -277,6 +287,15 @@ describe("a refused file", () => {
         }
       });
     await expect.poll(open).not.toContain(sample.path);
+  });
+
+  test("a file that is not there, without telling the tenant of its folder", async () => {
+    const { tenantId } = await database.addTenant();
+    const path = join(directory, "nowhere.csv");
+    expect((await refusedImport(tenantId, path)).message).toBe(`${path}: there is no such file.`);
+    expect(await importsOf(tenantId)).toMatchObject([
+      { status: "FAILED", error: { message: "nowhere.csv: there is no such file.", file: "nowhere.csv" } },
+    ]);
   });
 
   test("of which the database takes no row is failed with the database's reason", async () => {

@@ -1,5 +1,7 @@
-import { expect, test } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
+import { jobMetrics } from "../src/metrics/database.ts";
 import { createMetrics } from "../src/metrics.ts";
+import { testDatabase } from "./support/database.ts";
 
 const scrape = (metrics: ReturnType<typeof createMetrics>) => metrics.registry.metrics();
 
@@ -14,6 +16,16 @@ test("counters stand at 0 from the start, and every metric says what it is", asy
     "rls_enforcement_failed_total 0",
     "job_timeout_total 0",
     "scheduler_deadlock_detected_total 0",
+    "scheduler_tick_duration_seconds_count 0",
+    'job_runs_finished_total{job_type="analysis",outcome="completed"} 0',
+    'job_runs_finished_total{job_type="analysis",outcome="cancelled"} 0',
+    'holdfast_job_timeouts_total{layer="thread"} 0',
+    'holdfast_job_queue_wait_seconds_count{job_type="analysis"} 0',
+    "holdfast_job_claim_seconds_count 0",
+    "holdfast_job_commit_seconds_count 0",
+    "holdfast_job_fenced_total 0",
+    'holdfast_job_reaped_total{outcome="dead_letter"} 0',
+    "holdfast_job_handlers_leaked 0",
     'job_execution_duration_seconds_count{job_type="analysis"} 0',
     "llm_budget_check_duration_seconds_count 0",
     'llm_api_calls_total{status="ok"} 0',
@@ -37,7 +49,14 @@ test("what a part tells is what a scrape shows", async () => {
   metrics.apiRequest("/v1/findings", "GET", 200, 0.03);
   metrics.rlsEnforcementFailed();
   metrics.runs.jobSeconds("analysis", 3, "completed");
-  metrics.runs.jobTimeout("analysis");
+  metrics.runs.jobSeconds("analysis", 1, "fenced");
+  metrics.runs.jobTimeout("analysis", "grace");
+  metrics.runs.jobWait("analysis", 0.2);
+  metrics.runs.claimSeconds(0.004);
+  metrics.runs.commitSeconds(0.03);
+  metrics.runs.reaped("retry");
+  metrics.runs.handlersLeaked(2);
+  metrics.runs.tick(0.4, { ACTIVE: 3, DORMANT: 0 });
   metrics.runs.schedulerDeadlock();
   llm.budgetCheckSeconds(0.002);
   llm.call("ok", 1.5, { inputTokens: 900, outputTokens: 80, cachedInputTokens: 100 });
@@ -48,8 +67,20 @@ test("what a part tells is what a scrape shows", async () => {
     'api_request_duration_seconds_bucket{le="0.025",route="/v1/findings",method="GET",status="200"} 0',
     'api_request_duration_seconds_bucket{le="0.05",route="/v1/findings",method="GET",status="200"} 1',
     "rls_enforcement_failed_total 1",
-    'job_execution_duration_seconds_sum{job_type="analysis"} 3',
+    'job_execution_duration_seconds_sum{job_type="analysis"} 4',
+    'job_runs_finished_total{job_type="analysis",outcome="completed"} 1',
+    'job_runs_finished_total{job_type="analysis",outcome="fenced"} 1',
+    "holdfast_job_fenced_total 1",
     "job_timeout_total 1",
+    'holdfast_job_timeouts_total{layer="grace"} 1',
+    'holdfast_job_queue_wait_seconds_sum{job_type="analysis"} 0.2',
+    'holdfast_job_claim_seconds_bucket{le="0.005"} 1',
+    'holdfast_job_commit_seconds_bucket{le="0.025"} 0',
+    'holdfast_job_reaped_total{outcome="retry"} 1',
+    "holdfast_job_handlers_leaked 2",
+    "scheduler_tick_duration_seconds_sum 0.4",
+    'scheduler_runs_total{cohort="ACTIVE"} 3',
+    'scheduler_runs_total{cohort="DORMANT"} 0',
     "scheduler_deadlock_detected_total 1",
     'llm_budget_check_duration_seconds_bucket{le="0.0025"} 1',
     'llm_api_calls_total{status="ok"} 1',
@@ -82,4 +113,86 @@ test("two registries know nothing of each other", async () => {
   const [one, other] = [createMetrics({ version: "1" }), createMetrics({ version: "1" })];
   one.rlsEnforcementFailed();
   expect(await scrape(other)).toContain("rls_enforcement_failed_total 0\n");
+});
+
+describe("what the database counts", () => {
+  const ONE = [
+    {
+      name: "holdfast_job_runs",
+      labels: { job_type: "analysis", cohort: "ACTIVE", state: "parked" },
+      value: 7,
+    },
+    { name: "holdfast_workers_alive", labels: {}, value: 2 },
+    { name: "a_gauge_of_a_newer_database", labels: {}, value: 1 },
+  ];
+  afterEach(() => {
+    vi.useRealTimers();
+  });
+
+  test("is in the scrape that asks for it, and is read once in 5 seconds, whoever scrapes", async () => {
+    vi.useFakeTimers({ toFake: ["performance"] });
+    const metrics = createMetrics({ version: "1" });
+    const read = vi.fn(async () => ONE);
+    metrics.watchDatabase(read);
+    const [text] = await Promise.all([scrape(metrics), scrape(metrics)]);
+    const lines = text.split("\n");
+    expect(lines).toContain('holdfast_job_runs{job_type="analysis",cohort="ACTIVE",state="parked"} 7');
+    expect(lines).toContain("holdfast_workers_alive 2");
+    expect(lines).toContain("holdfast_database_metrics_up 1");
+    expect(text).not.toContain("newer_database");
+    expect(text).not.toMatch(/^holdfast_queue_tokens /m);
+    await scrape(metrics);
+    expect(read).toHaveBeenCalledTimes(1);
+    vi.advanceTimersByTime(5_001);
+    await scrape(metrics);
+    expect(read).toHaveBeenCalledTimes(2);
+  });
+
+  test("is absent when the database does not answer, and the rest of the scrape is there", async () => {
+    vi.useFakeTimers({ toFake: ["performance"] });
+    const metrics = createMetrics({ version: "1" });
+    const read = vi.fn(async () => ONE);
+    metrics.watchDatabase(read);
+    await scrape(metrics);
+    read.mockRejectedValue(new Error("the database is away"));
+    vi.advanceTimersByTime(5_001);
+    const text = await scrape(metrics);
+    expect(text).toMatch(/^holdfast_database_metrics_up 0$/m);
+    expect(text).not.toMatch(/^holdfast_(job_runs|workers_alive)[ {]/m);
+    expect(text).toMatch(/^rls_enforcement_failed_total 0$/m);
+  });
+});
+
+describe("on a database", () => {
+  const database = testDatabase();
+
+  test("every value that it gives is a gauge of the scrape", async () => {
+    await database.addTenant();
+    const values = await jobMetrics(database.worker);
+    const metrics = createMetrics({ version: "1" });
+    metrics.watchDatabase(async () => values);
+    const lines = (await scrape(metrics)).split("\n");
+    expect(values.length).toBeGreaterThan(50);
+    for (const { name } of values) {
+      expect(
+        lines.some((line) => line.startsWith(`${name} `) || line.startsWith(`${name}{`)),
+        name,
+      ).toBe(true);
+    }
+    expect(lines).toContain("holdfast_database_metrics_up 1");
+  });
+
+  test("one that is busy is given up after 2 seconds", async () => {
+    const holder = await database.superuser.connect();
+    try {
+      await holder.query("begin; lock table app.job_workers in access exclusive mode");
+      const began = performance.now();
+      await expect(jobMetrics(database.worker)).rejects.toThrow();
+      expect(performance.now() - began).toBeLessThan(3_500);
+    } finally {
+      await holder.query("rollback");
+      holder.release();
+    }
+    expect((await jobMetrics(database.worker)).length).toBeGreaterThan(50);
+  });
 });

@@ -25,6 +25,7 @@ function candidate(n: number, over: Partial<Candidate> = {}): Candidate {
   return {
     candidate_id: `c${n}`,
     finding_id: `00000000-0000-7000-8000-${String(n).padStart(12, "0")}`,
+    mark: `mark ${n}`,
     detector: "cost_anomaly",
     severity: "high",
     currency: "USD",
@@ -75,6 +76,7 @@ describe("ground", () => {
       items: [
         {
           finding_id: SENT[1]?.finding_id,
+          mark: SENT[1]?.mark,
           rank: 1,
           headline: "{{service}} has no owner",
           why: "Nobody answers for it.",
@@ -83,6 +85,7 @@ describe("ground", () => {
         },
         {
           finding_id: SENT[0]?.finding_id,
+          mark: SENT[0]?.mark,
           rank: 2,
           headline: "A day out of line",
           why: "{{excess}} more than usual.",
@@ -175,6 +178,7 @@ describe("buildPrompt", () => {
     fc.record({
       candidate_id: fc.constant(`c${n}`),
       finding_id: fc.uuid(),
+      mark: name,
       detector: name,
       severity: name,
       currency: fc.option(hostile),

@@ -1,7 +1,7 @@
 // The report, on tenants in every state that it can show.
 import { describe, expect, it } from "vitest";
 import { analysisRequest } from "../src/analyses.ts";
-import { jobClaim, jobFail } from "../src/jobs.ts";
+import { jobClaim, jobComplete, jobFail } from "../src/jobs.ts";
 import { OFFLINE } from "../src/llm.ts";
 import { ANALYSIS_BOUND } from "../src/narrative.ts";
 import { reportJson, reportTable, runsLeft } from "../src/report.ts";
@@ -26,9 +26,9 @@ function ask(tenantId: string): ReturnType<typeof analysisRequest> {
 
 /** Ends a run for good, with an error that no second attempt mends. */
 async function fail(tenantId: string, runId: string): Promise<void> {
-  const claimed = await jobClaim(database.worker, tenantId, runId, "test");
+  const [claimed] = await jobClaim(database.worker, "test", [{ tenantId, runId }]);
   await jobFail(database.worker, tenantId, runId, claimed!.attempt, {
-    code: "analysis_invalid",
+    code: "sqlstate_22000",
     message: "a test",
   });
 }
@@ -82,19 +82,43 @@ describe("with tenants", () => {
     ]);
     expect(lines.slice(0, 2)).toMatchObject([
       { tenant: "Waiting", state: "running", rows: 0, findings: 0, saving: null, left: 10 },
-      { tenant: "Broken", state: "analysis_invalid", rows: 0, findings: 0, saving: null, left: 10 },
+      { tenant: "Broken", state: "sqlstate_22000", rows: 0, findings: 0, saving: null, left: 10 },
     ]);
   });
 
   it("counts a run that waits for its next attempt among those that are left", async () => {
     const { tenantId } = await database.addTenant();
     const { run_id } = await ask(tenantId);
-    const claimed = await jobClaim(database.worker, tenantId, run_id, "test");
+    const [claimed] = await jobClaim(database.worker, "test", [{ tenantId, runId: run_id }]);
     await jobFail(database.worker, tenantId, run_id, claimed!.attempt, {
       code: "internal_error",
       message: "x",
     });
     expect(await runsLeft(ops, tenantId)).toEqual({ live: 1, ended: 0 });
+  });
+
+  it("counts a turn as one until its last kind has ended: the next is there when the one before ends", async () => {
+    const { tenantId, name } = await database.addTenant();
+    const { rows } = await database.superuser.query(
+      "insert into app.job_runs (tenant_id, kind, slot) values ($1, 'detection', 3600) returning id",
+      [tenantId],
+    );
+    const state = async () => (await report()).find((line) => line["tenant"] === name)?.["state"];
+    expect([await runsLeft(ops, tenantId), await state()]).toEqual([{ live: 1, ended: 0 }, "running"]);
+    await fail(tenantId, rows[0].id);
+    expect([await runsLeft(ops, tenantId), await state()]).toEqual([{ live: 1, ended: 1 }, "running"]);
+    const next = await database.superuser.query(
+      "select id from app.job_runs where tenant_id = $1 and kind = 'analysis'",
+      [tenantId],
+    );
+    const runId = next.rows[0].id;
+    const [claimed] = await jobClaim(database.worker, "test", [{ tenantId, runId }]);
+    const result = { narrated_by: "template", fallback_reason: "no_findings", items: [] };
+    await jobComplete(database.worker, tenantId, runId, claimed!.attempt, result);
+    expect([await runsLeft(ops, tenantId), await state()]).toEqual([
+      { live: 0, ended: 2 },
+      "completed without detection",
+    ]);
   });
 
   it("is exact to the last nano-dollar", async () => {

@@ -3,10 +3,23 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { beforeAll, describe, expect, test } from "vitest";
 import { z } from "zod";
 import { AppError } from "../src/errors.ts";
-import { jobClaim, jobComplete, jobFail, jobReap } from "../src/jobs.ts";
-import { executeRun, GRACE_MS, type Run, type RunDeps, type Task, unsettledHandlers } from "../src/runs.ts";
+import { jobClaim, jobComplete, jobFail, jobReap, workerBeat } from "../src/jobs.ts";
+import { startBeats } from "../src/runs/beats.ts";
+import { executeRun, GRACE_MS, type Run, type Task, unsettledHandlers } from "../src/runs.ts";
+import { byKind, task } from "../src/tasks.ts";
 import { testDatabase } from "./support/database.ts";
-import { addKind, addRun, history, journal, runRow, sql, until } from "./support/job_scene.ts";
+import {
+  addKind,
+  addRun,
+  depsOf,
+  history,
+  journal,
+  observing,
+  runRow,
+  sql,
+  tasksOf,
+  until,
+} from "./support/job_scene.ts";
 
 const database = testDatabase();
 const db = database.worker;
@@ -14,12 +27,10 @@ let tenantId: string;
 const { log, lines, messages } = journal();
 const timeouts: string[] = [];
 const measured: { kind: string; seconds: number; outcome: string }[] = [];
-const observe = {
-  jobSeconds: (kind: string, seconds: number, outcome: string) =>
-    void measured.push({ kind, seconds, outcome }),
-  jobTimeout: (kind: string) => void timeouts.push(kind),
-  schedulerDeadlock: () => {},
-};
+const observe = observing({
+  jobSeconds: (kind, seconds, outcome) => void measured.push({ kind, seconds, outcome }),
+  jobTimeout: (kind, layer) => void timeouts.push(`${kind}: ${layer}`),
+});
 const Row = z.record(z.string(), z.unknown());
 
 beforeAll(async () => {
@@ -28,12 +39,12 @@ beforeAll(async () => {
 
 /** Executes the run as `worker` would, its handler being `task`; gives how long that took, in ms. */
 async function execute(runId: string, task: Task, worker = "one", poolSignal?: AbortSignal): Promise<number> {
-  const deps: RunDeps = { db, log, worker, observe };
+  const deps = depsOf(database, worker, { log, observe });
   const [{ kind }] = (await sql(database, "select kind from app.job_runs where id = $1", [runId])) as [
     { kind: string },
   ];
   const began = performance.now();
-  await executeRun(deps, { tenantId, runId }, { [kind]: task }, poolSignal);
+  await executeRun(deps, { tenantId, runId }, byKind(tasksOf({ [kind]: task })), poolSignal);
   return performance.now() - began;
 }
 
@@ -119,13 +130,12 @@ describe("a run", () => {
   test("drops a token whose run is not there, or a stranger's, and says so as of one that ended", async () => {
     const due = await addRun(database, tenantId, await addKind(database, "unseen"));
     const stranger = (await database.addTenant()).tenantId;
-    const deps: RunDeps = { db, log, worker: "one", observe };
+    const deps = depsOf(database, "one", { log, observe });
     const before = measured.length;
     for (const runId of [randomUUID(), due]) {
-      await expect(jobClaim(db, stranger, runId, "stranger")).rejects.toMatchObject({
-        code: "job_run_not_found",
-      });
-      await executeRun(deps, { tenantId: stranger, runId }, { unseen: async () => expect.unreachable() });
+      expect(await jobClaim(db, "stranger", [{ tenantId: stranger, runId }])).toEqual([]);
+      const tasks = byKind(tasksOf({ unseen: async () => expect.unreachable() }));
+      await executeRun(deps, { tenantId: stranger, runId }, tasks);
       expect(stale(runId)).toEqual([
         { level: 20, msg: "job_token_stale", tenant_id: stranger, run_id: runId },
       ]);
@@ -135,13 +145,22 @@ describe("a run", () => {
     expect(await runRow(database, due)).toMatchObject({ state: "PENDING", attempt: 0 });
   });
 
-  test("is not dropped when its claim is refused by any other name", async () => {
+  test("of a suspended tenant waits, parked", async () => {
     const suspended = (await database.addTenant()).tenantId;
     const runId = await addRun(database, suspended, await addKind(database, "suspended"));
     await sql(database, "update app.tenants set status = 'SUSPENDED' where tenant_id = $1", [suspended]);
-    const deps: RunDeps = { db, log, worker: "one", observe };
-    const executed = executeRun(deps, { tenantId: suspended, runId }, {});
-    await expect(executed).rejects.toMatchObject({ code: "rls_enforcement_failed" });
+    const deps = depsOf(database, "one", { log, observe });
+    await executeRun(deps, { tenantId: suspended, runId }, byKind([]));
+    expect(messages(runId)).toEqual(["job_token_stale"]);
+    expect(await runRow(database, runId)).toMatchObject({ state: "PENDING", attempt: 0 });
+  });
+
+  test("is not dropped when its claim fails", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "unclaimable"));
+    await sql(database, "revoke execute on function app.job_claim from holdfast_worker");
+    const executed = executeRun(depsOf(database, "one", { log, observe }), { tenantId, runId }, byKind([]));
+    await expect(executed).rejects.toMatchObject({ code: "42501" });
+    await sql(database, "grant execute on function app.job_claim to holdfast_worker");
     expect(messages(runId)).toEqual([]);
   });
 });
@@ -149,7 +168,7 @@ describe("a run", () => {
 describe.concurrent("the fence", () => {
   test("refuses an attempt that was reaped, and lets the next one end", async () => {
     const runId = await addRun(database, tenantId, await addKind(database, "reaped"));
-    expect(await jobClaim(db, tenantId, runId, "lost")).toMatchObject({ attempt: 1, maxAttempts: 4 });
+    expect(await jobClaim(db, "lost", [{ tenantId, runId }])).toMatchObject([{ attempt: 1, maxAttempts: 4 }]);
     await lose(runId);
     expect(await runRow(database, runId)).toMatchObject({
       state: "FAILED",
@@ -193,10 +212,19 @@ describe.concurrent("the fence", () => {
     });
   });
 
-  test("reaches a handler by the heartbeat", { timeout: 15_000 }, async () => {
+  test("reaches a handler by the beat of its worker", { timeout: 15_000 }, async () => {
     const runId = await addRun(database, tenantId, await addKind(database, "beating"));
+    const deps = depsOf(database, "beating", { log, observe });
+    const beats = await startBeats(
+      (running, signal) => workerBeat(db, FACTS, running, { signal }),
+      deps.live,
+      log,
+    );
     const { task, run } = stubborn();
-    const running = execute(runId, (each) => Promise.race([task(each), untilAborted(each.signal)]));
+    const tasks = byKind(
+      tasksOf({ beating: (each) => Promise.race([task(each), untilAborted(each.signal)]) }),
+    );
+    const running = executeRun(deps, { tenantId, runId }, tasks);
     const { signal } = await run;
 
     const lease =
@@ -211,8 +239,20 @@ describe.concurrent("the fence", () => {
     await running;
     expect(signal.reason).toMatchObject({ code: "job_run_fenced" });
     expect(await runRow(database, runId)).toMatchObject({ state: "FAILED", error_code: "worker_lost" });
+    expect(deps.live.size).toBe(0);
+    await beats.stop();
   });
 });
+
+const FACTS = {
+  worker: "beating",
+  pool: "p",
+  host: "h",
+  pid: 1,
+  version: "0",
+  kinds: ["beating"],
+  concurrency: 1,
+};
 
 /** Heeds a signal as `fetch` does. */
 async function untilAborted(signal: AbortSignal): Promise<never> {
@@ -239,7 +279,7 @@ describe.concurrent("the time limit", () => {
     expect(took).toBeLessThan(1_000 + GRACE_MS / 2);
     expect(await runRow(database, runId)).toMatchObject(timedOut);
     expect(messages(runId)).toEqual(["job_claimed", "job_timeout", "job_failed"]);
-    expect(timeouts.filter((kind) => kind === "heeding")).toHaveLength(1);
+    expect(timeouts.filter((each) => each.startsWith("heeding"))).toEqual(["heeding: abort"]);
   });
 
   test("takes the slot of a handler that ignores it, and refuses what comes late", async () => {
@@ -400,7 +440,7 @@ describe("a failure", () => {
     });
 
     const orphan = await addRun(database, tenantId, kind);
-    await executeRun({ db, log, worker: "one" }, { tenantId, runId: orphan }, {});
+    await executeRun(depsOf(database, "one", { log }), { tenantId, runId: orphan }, byKind([]));
     expect(await runRow(database, orphan)).toMatchObject({
       state: "DEAD_LETTER",
       error_code: "job_kind_unknown",
@@ -491,10 +531,10 @@ describe("a shutdown that cannot wait", () => {
 
   test("reaches a run whose claim was under way", async () => {
     const runId = await addRun(database, tenantId, await addKind(database, "shut_early"));
+    await sql(database, "update app.job_kinds set max_running = 1 where kind = 'shut_early'");
     const shutdown = new AbortController();
     const lock = await database.superuser.connect();
-    await lock.query("begin");
-    await lock.query("select from app.job_runs where id = $1 for update", [runId]);
+    await lock.query("begin; lock table app.job_gates");
     const { task, letGo } = stubborn();
     const running = execute(runId, task, "one", shutdown.signal);
     const waiting =
@@ -519,6 +559,97 @@ describe("a shutdown that cannot wait", () => {
     const refused = execute(runId, async () => expect.unreachable(), "one", AbortSignal.abort());
     await expect(refused).rejects.toMatchObject({ code: "shutdown" });
     expect(await runRow(database, runId)).toMatchObject({ state: "PENDING", attempt: 0 });
+  });
+});
+
+describe("a cancellation", () => {
+  const cancel = (runId: string) =>
+    sql(database, "update app.job_runs set cancel_requested_at = now() where id = $1", [runId]);
+
+  test("is heard by a handler that asks, and ends the run for good, put aside", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "asking_on"));
+    const asked: unknown[] = [];
+    await execute(runId, async ({ heartbeat, signal }) => {
+      asked.push(await heartbeat());
+      await cancel(runId);
+      await heartbeat().catch((error: unknown) => asked.push(error, signal.reason));
+      return "too late";
+    });
+    const cancelled = { code: "job_cancelled" };
+    expect(asked).toMatchObject([expect.any(Date), cancelled, cancelled]);
+    expect(await runRow(database, runId)).toMatchObject({
+      state: "DEAD_LETTER",
+      error_code: "job_cancelled",
+      result: null,
+    });
+    expect(
+      await sql(database, "select from app.job_runs where id = $1 and discarded_at is not null", [runId]),
+    ).toHaveLength(1);
+    expect(messages(runId)).toEqual(["job_claimed", "job_cancelled"]);
+    expect(measured).toContainEqual({ kind: "asking_on", seconds: expect.any(Number), outcome: "cancelled" });
+  });
+
+  test("is heard by one that reports its progress", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "reporting"));
+    const row = "select progress, progress_text from app.job_runs where id = $1";
+    await execute(runId, async ({ progress, signal }) => {
+      progress(0.25, "x".repeat(300));
+      await until(async () => (await sql(database, row, [runId]))[0]!["progress"] === 0.25);
+      await cancel(runId);
+      progress(0.5, "never seen");
+      await untilAborted(signal);
+    });
+    expect(await runRow(database, runId)).toMatchObject({
+      state: "DEAD_LETTER",
+      error_code: "job_cancelled",
+    });
+    expect((await sql(database, row, [runId]))[0]!["progress_text"]).toHaveLength(200);
+  });
+});
+
+describe("the input", () => {
+  const input = z.object({ month: z.string().regex(/^\d{4}-\d\d$/) });
+
+  test("is read by the schema of its task", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "reading"), {
+      month: "2026-10",
+      x: 1,
+    });
+    const entry = task({ kind: "reading", input, run: async (run) => run.input });
+    await executeRun(depsOf(database, "one", { log }), { tenantId, runId }, byKind([entry]));
+    expect(await runRow(database, runId)).toMatchObject({ state: "COMPLETED", result: { month: "2026-10" } });
+  });
+
+  test("that the schema refuses makes a dead letter, and its task is not begun", async () => {
+    const runId = await addRun(database, tenantId, await addKind(database, "refusing"), { month: "October" });
+    const entry = task({ kind: "refusing", input, run: async () => expect.unreachable() });
+    await executeRun(depsOf(database, "one", { log }), { tenantId, runId }, byKind([entry]));
+    const row = await runRow(database, runId);
+    expect(row).toMatchObject({ state: "DEAD_LETTER", error_code: "job_input_invalid", attempt: 1 });
+    expect(row.error).toContain('"path":"month"');
+  });
+});
+
+describe("two workers with one run", () => {
+  test("of which one is late: it is fenced, and what it did in its work transaction is undone", async () => {
+    const kind = await addKind(database, "shared");
+    const runId = await addRun(database, tenantId, kind);
+    const spared = await addRun(database, tenantId, await addKind(database, "shared_victim"));
+    const cancelOther =
+      "select state from app.job_cancel($1, $2, run_id => $3, actor => 'test', reason => 'a test')";
+    const { task: stuck, run, letGo } = stubborn();
+    const late = execute(runId, async (each) => {
+      await each.client.call(cancelOther, [spared], Row);
+      return stuck(each);
+    });
+    await run;
+    await lose(runId);
+    await execute(runId, async () => "second", "two");
+    letGo();
+    await late;
+    expect(await runRow(database, runId)).toMatchObject({ state: "COMPLETED", result: "second", attempt: 2 });
+    expect(await runRow(database, spared)).toMatchObject({ state: "PENDING" });
+    expect(messages(runId).at(-1)).toBe("job_fenced");
   });
 });
 

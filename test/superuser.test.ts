@@ -15,7 +15,7 @@ import { inDatabase, TEST_PASSWORD, TEST_TICKET_KEY } from "./support/constants.
 import { costsOf, usage } from "./support/costs.ts";
 import { testDatabase } from "./support/database.ts";
 import { asPeople, type Finding, SUPERUSER_CHECKS, underRoleLock } from "./support/doctor.ts";
-import { journal, sql, until } from "./support/job_scene.ts";
+import { journal, sql, tasksOf, until } from "./support/job_scene.ts";
 import { rolledBack } from "./support/rolled_back.ts";
 
 const server = inject("server");
@@ -245,7 +245,8 @@ describe("all of ours works behind it", () => {
     const worker = await startWorker({
       workerUrl: database.url("holdfast_worker"),
       db: database.worker,
-      tasks: { analysis: async () => words },
+      work: database.service,
+      tasks: tasksOf({ detection: async () => ({}), analysis: async () => words }),
       log,
       concurrency: 2,
       onFatal: (error) => expect.fail(String(error)),

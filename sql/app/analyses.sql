@@ -9,6 +9,7 @@ create table if not exists app.analyses (
   summary         text,
   finding_count   integer     not null,
   created_at      timestamptz not null default now(),
+  without         text[]      not null default '{}',
 
   constraint analyses_pkey primary key (tenant_id, id),
   constraint analyses_tenant_id_fkey foreign key (tenant_id)
@@ -32,6 +33,8 @@ comment on column app.analyses.prompt_hash is 'SHA-256 of the prompt, in hex; th
 comment on column app.analyses.summary is 'What the model says of all findings together.';
 comment on column app.analyses.finding_count is 'How many findings were open when it ended.';
 comment on column app.analyses.created_at is 'When it completed.';
+comment on column app.analyses.without is
+  'The kinds of its slot that had failed for good before it: it stands on what was known before them.';
 
 call app_private.isolate('app.analyses', for_system => true);
 call app_private.fence('app.analyses');

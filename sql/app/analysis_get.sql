@@ -3,7 +3,7 @@ returns table (
   id uuid, run_id uuid, status text, narrated_by text, fallback_reason text, provider text, model text,
   summary text, findings integer, llm_reserved_nanousd bigint, llm_settled_nanousd bigint,
   llm_reserved_usd numeric, llm_settled_usd numeric, error_code text,
-  created_at timestamptz, started_at timestamptz, finished_at timestamptz)
+  created_at timestamptz, started_at timestamptz, finished_at timestamptz, without text[])
 language plpgsql
 security definer  -- the service role may not read runs
 set search_path = ''
@@ -17,7 +17,7 @@ begin
          a.finding_count, m.reserved, m.settled, app_private.usd(m.reserved), app_private.usd(m.settled),
          coalesce(r.error_code,
            case when a.fallback_reason in ('budget_exceeded', 'no_price') then a.fallback_reason end),
-         r.created_at, r.started_at, r.finished_at
+         r.created_at, r.started_at, r.finished_at, coalesce(a.without, '{}')
   from app.job_runs as r
   left join app.analyses as a on a.tenant_id = r.tenant_id and a.id = r.id
   cross join lateral (
@@ -38,6 +38,7 @@ $$;
 
 comment on function app.analysis_get is
   'An analysis: its state, how it was worded, and what its calls reserved and cost. error_code is budget_exceeded or '
-  'no_price where it was worded by the template for that reason. Raises NA101, alike for an absent and a foreign id.';
+  'no_price where it was worded by the template for that reason; without names the kinds of its slot that had failed for '
+  'good before it. Raises NA101, alike for an absent and a foreign id.';
 
 grant execute on function app.analysis_get to holdfast_service, holdfast_worker;

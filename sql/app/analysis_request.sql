@@ -17,8 +17,8 @@ begin
   if v_known is null then
     perform app_private.llm_headroom_check(tenant_id, provider, model, input_tokens_bound, max_output_tokens);
 
-    insert into app.job_runs (tenant_id, id, kind) values (analysis_request.tenant_id, v_run_id, 'analysis');
-    perform app_private.tokens_add(array[v_run_id], array[analysis_request.tenant_id]);
+    perform app_private.run_add(tenant_id, v_run_id, 'analysis', '{}', pg_catalog.now(), 0::smallint);
+    perform app_private.tenant_active(tenant_id);
   end if;
 
   return query
@@ -30,6 +30,7 @@ $$;
 
 comment on function app.analysis_request is
   'Asks for an analysis now. Refuses at once, before a run exists, when the budget cannot hold the most that its call '
-  'may cost. The same key answers the first analysis again, replayed. Raises LB101, LB102, LB103, LB105.';
+  'may cost. The same key answers the first analysis again, replayed. Raises LB101, LB102, LB103, LB105, '
+  'JB103 when too many wait.';
 
 grant execute on function app.analysis_request to holdfast_service, holdfast_worker;

@@ -1,39 +1,50 @@
-create or replace function app.job_claim(tenant_id uuid, ticket text, run_id uuid, worker text)
-returns table (
-  attempt integer, kind text, timeout_ms integer, lease_until timestamptz, input jsonb, max_attempts integer)
-language plpgsql
-security definer  -- the shell may not write runs
-set search_path = ''
-as $$
-begin
-  perform app.enter(tenant_id, ticket);
+set local role holdfast_system;
 
-  -- The test is part of the update, so two workers with the same token cannot both win.
+create or replace function app.job_claim(worker text, tenant_ids uuid[], run_ids uuid[])
+returns table (
+  tenant_id uuid, run_id uuid, attempt integer, kind text, slot bigint, timeout_ms integer,
+  lease_until timestamptz, input jsonb, max_attempts integer)
+language plpgsql
+security definer  -- sees all tenants
+set search_path = ''
+set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
+set enable_seqscan = off  -- a plan may be of a time when the month was empty
+set row_security = on
+as $$
+declare
+  v_judged app_private.job_verdict[];
+  v_served constant text[] := (select w.kinds from app.job_workers as w where w.worker = job_claim.worker);
+  v_now    timestamptz;
+begin
+  perform app_private.job_gates_lock(tenant_ids, run_ids);
+  v_now := pg_catalog.clock_timestamp();
+
+  v_judged := array(select j from app_private.job_judged(tenant_ids, run_ids, v_served, v_now) as j);
+  perform app_private.runs_wait(v_judged);
+  perform app_private.starts_take(v_judged, v_now);
+
   return query
   update app.job_runs as r
   set state = 'RUNNING',
       attempt = r.attempt + 1,
       worker = job_claim.worker,
-      started_at = pg_catalog.clock_timestamp(),
-      lease_until = pg_catalog.clock_timestamp() + interval '20 seconds'
-  from app.job_kinds as k
-  where r.tenant_id = job_claim.tenant_id
-    and r.id = run_id
-    and r.state in ('PENDING', 'FAILED')
-    and r.available_at <= pg_catalog.clock_timestamp()
-    and k.kind = r.kind
-  returning r.attempt, r.kind, k.timeout_seconds * 1000, r.lease_until, r.input, k.max_retries + 1;
-
-  if not found and not exists (
-    select from app.job_runs as r where r.tenant_id = job_claim.tenant_id and r.id = run_id)
-  then
-    perform app_private.job_fenced(tenant_id, run_id, null);
-  end if;
+      token_at = coalesce(r.token_at, v_now),  -- a stale token may start one that is parked
+      started_at = v_now,
+      lease_until = v_now + interval '20 seconds',
+      progress = null,
+      progress_text = null,
+      cancel_requested_at = null
+  from unnest(v_judged) as j, app.job_kinds as k
+  where j.verdict = 'start' and r.tenant_id = j.tenant_id and r.id = j.run_id and k.kind = r.kind
+  returning r.tenant_id, r.id, r.attempt, r.kind, r.slot, k.timeout_seconds * 1000, r.lease_until, r.input,
+            k.max_retries + 1;
 end
 $$;
 
 comment on function app.job_claim is
-  'Starts the next attempt of a run, with a lease of 20 s that job_heartbeat extends. No row: the token is stale (the '
-  'run is taken, ended, or not due), and there is nothing to do. Raises JB101 for a run that is not there.';
+  'Starts the next attempt of each of these runs, among all tenants, with a lease of 20 s that worker_beat extends. A run that is '
+  'not answered has nothing to do: it is taken, has ended, or is not due; or it may not start yet, and has its next token.';
 
 grant execute on function app.job_claim to holdfast_worker;
+
+set local role holdfast_owner;

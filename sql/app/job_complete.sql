@@ -4,6 +4,8 @@ returns text
 language plpgsql
 security definer  -- the shell may not write runs
 set search_path = ''
+set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
+set enable_seqscan = off  -- a plan may be of a time when the month was empty
 as $$
 declare
   v_kind text;
@@ -17,6 +19,7 @@ begin
       error_code = null,
       error = null,
       lease_until = null,
+      progress = 1,
       finished_at = pg_catalog.clock_timestamp()
   where r.tenant_id = job_complete.tenant_id
     and r.id = run_id
@@ -35,4 +38,4 @@ $$;
 comment on function app.job_complete is
   'Ends an attempt with its result, which is applied in the same transaction: both or neither. Raises JB101, JB201.';
 
-grant execute on function app.job_complete to holdfast_worker;
+grant execute on function app.job_complete to holdfast_worker, holdfast_service;

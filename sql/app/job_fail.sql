@@ -4,6 +4,8 @@ returns table (state text, available_at timestamptz)
 language plpgsql
 security definer  -- the shell may not write runs
 set search_path = ''
+set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
+set enable_seqscan = off  -- a plan may be of a time when the month was empty
 as $$
 declare
   v_now timestamptz := pg_catalog.clock_timestamp();
@@ -17,41 +19,35 @@ begin
       hint    = 'A failure has a name of 1 to 100 characters: people and metrics look for it.';
   end if;
 
+  -- All from the row that is updated: whoever cancels it meanwhile is heard.
   update app.job_runs as r
-  set state = v.state,
-      failure_count = r.failure_count + (v.state <> 'PENDING')::integer,
-      error_code = job_fail.error_code,
+  set state = app_private.failed_state(r, k, job_fail.error_code),
+      failure_count = r.failure_count
+        + (app_private.failed_state(r, k, job_fail.error_code) <> 'PENDING')::integer,
+      error_code = case when r.cancel_requested_at is null then job_fail.error_code else 'job_cancelled' end,
       error = pg_catalog.left(job_fail.error, 2000),
       lease_until = null,
-      available_at = v_now + case
-        when v.state = 'PENDING' then interval '0'
-        else app_private.job_backoff(r.failure_count + 1, k.backoff_base_ms, k.backoff_cap_ms) end,
+      available_at = v_now + case when app_private.failed_state(r, k, job_fail.error_code) = 'FAILED'
+        then app_private.job_backoff(r.failure_count + 1, k.backoff_base_ms, k.backoff_cap_ms)
+        else interval '0' end,
       token_at = v_now,
-      finished_at = case when v.state = 'DEAD_LETTER' then v_now end
-  from app.job_runs as x
-  join app.job_kinds as k on k.kind = x.kind
-  cross join lateral (select case
-    when job_fail.error_code = 'shutdown' then 'PENDING'
-    when x.failure_count >= k.max_retries or job_fail.error_code = any (k.non_retryable_codes)
-      or job_fail.error_code ~ '^sqlstate_(22|23|42)'  -- the same data would fail again
-    then 'DEAD_LETTER'
-    else 'FAILED' end as state) as v
-  where x.tenant_id = job_fail.tenant_id
-    and x.id = run_id
-    and r.tenant_id = x.tenant_id
-    and r.id = x.id
+      finished_at = case
+        when app_private.failed_state(r, k, job_fail.error_code) = 'DEAD_LETTER' then v_now end,
+      discarded_at = case
+        when r.cancel_requested_at is not null or job_fail.error_code = 'job_cancelled' then v_now end
+  from app.job_kinds as k
+  where r.tenant_id = job_fail.tenant_id
+    and r.id = run_id
     and r.attempt = job_fail.attempt
     and r.state = 'RUNNING'
+    and k.kind = r.kind
   returning r.state, r.available_at into state, available_at;
   if not found then
     perform app_private.job_fenced(tenant_id, run_id, attempt);
   end if;
 
-  if state = 'DEAD_LETTER' then
-    perform app_private.event_add(tenant_id, 'run.dead_letter', run_id,
-      pg_catalog.jsonb_build_object('error_code', error_code));
-  else
-    perform app_private.tokens_add(array[run_id], array[tenant_id]);
+  if state <> 'DEAD_LETTER' then
+    perform app_private.runs_token(array[tenant_id], array[run_id]);
   end if;
   return next;
 end
@@ -60,6 +56,6 @@ $$;
 comment on function app.job_fail is
   'Ends an attempt that failed: FAILED, with its next token after a wait that doubles, or DEAD_LETTER when '
   'its retries are used up or the code is not one to retry. The code shutdown is no failure: its worker was '
-  'stopped, and the run is PENDING again, with a token at once. Raises JB101, JB201, OP102.';
+  'stopped, and the run is PENDING again, with a token at once. The code job_cancelled ends it for good, put aside. Raises JB101, JB201, OP102.';
 
 grant execute on function app.job_fail to holdfast_worker;

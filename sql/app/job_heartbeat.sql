@@ -5,7 +5,8 @@ security definer  -- the shell may not write runs
 set search_path = ''
 as $$
 declare
-  v_lease timestamptz;
+  v_lease     timestamptz;
+  v_cancelled boolean;
 begin
   perform app.enter(tenant_id, ticket);
 
@@ -19,9 +20,12 @@ begin
     and r.attempt = job_heartbeat.attempt
     and r.state = 'RUNNING'
     and k.kind = r.kind
-  returning r.lease_until into v_lease;
+  returning r.lease_until, r.cancel_requested_at is not null into v_lease, v_cancelled;
   if not found then
     perform app_private.job_fenced(tenant_id, run_id, attempt);
+  end if;
+  if v_cancelled then
+    perform app_private.job_cancelled(run_id);
   end if;
 
   return v_lease;
@@ -29,6 +33,7 @@ end
 $$;
 
 comment on function app.job_heartbeat is
-  'Extends the lease of an attempt to 20 s from now, within the time of its kind. Raises JB101, JB201.';
+  'Extends the lease of an attempt to 20 s from now, within the time of its kind. Raises JB101, JB201, and JB203 '
+  'when its end was asked for.';
 
-grant execute on function app.job_heartbeat to holdfast_worker;
+grant execute on function app.job_heartbeat to holdfast_worker, holdfast_service;

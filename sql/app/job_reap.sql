@@ -12,6 +12,8 @@ declare
   v_run_ids    uuid[];
   v_tenant_ids uuid[];
 begin
+  perform app_private.cancels_force();
+
   with lost as materialized (
     select r.tenant_id, r.id, r.attempt
     from app.job_runs as r
@@ -35,11 +37,6 @@ begin
     where r.tenant_id = l.tenant_id and r.id = l.id and r.attempt = l.attempt
       and r.state = 'RUNNING' and r.lease_until < pg_catalog.clock_timestamp()
     returning r.tenant_id, r.id, r.state, r as run
-  ),
-  dead as (
-    insert into app.events (tenant_id, type, subject_id, data)
-    select b.tenant_id, 'run.dead_letter', b.id, '{"error_code": "poison"}'
-    from back as b where b.state = 'DEAD_LETTER'
   )
   select array_agg(b.run),
          array_agg(b.id) filter (where b.state = 'FAILED'),
@@ -48,7 +45,7 @@ begin
   from back as b;
 
   if v_run_ids is not null then
-    perform app_private.tokens_add(v_run_ids, v_tenant_ids);
+    perform app_private.runs_token(v_tenant_ids, v_run_ids);
   end if;
   return query select b.tenant_id, b.id, b.state, b.error_code from unnest(v_reaped) as b;
 end
@@ -56,7 +53,7 @@ $$;
 
 comment on function app.job_reap is
   'Brings back the runs whose worker was lost, among all tenants: FAILED with a token at once, DEAD_LETTER '
-  'after the third crash. Answers what became of each.';
+  'after the third crash; ends those that were cancelled and went on for 15 s. Answers what became of each that was lost.';
 
 grant execute on function app.job_reap to holdfast_worker, holdfast_ops;
 

@@ -9,9 +9,7 @@ create table if not exists app.job_run_events (
   reason     text,
   created_at timestamptz not null default clock_timestamp(),
 
-  constraint job_run_events_pkey primary key (tenant_id, id),
-  constraint job_run_events_tenant_id_fkey foreign key (tenant_id)
-    references app.tenants (tenant_id) on delete restrict
+  constraint job_run_events_pkey primary key (tenant_id, id)
 ) partition by range (id);
 
 create index if not exists job_run_events_run_id_idx on app.job_run_events (tenant_id, run_id, id);
@@ -24,8 +22,8 @@ comment on column app.job_run_events.run_id is 'The run.';
 comment on column app.job_run_events.from_state is 'The state before; null for a new run.';
 comment on column app.job_run_events.to_state is 'The state after.';
 comment on column app.job_run_events.attempt is 'The attempt that it was.';
-comment on column app.job_run_events.actor is 'The worker, or the login that made the change.';
-comment on column app.job_run_events.reason is 'The error code, where there was one.';
+comment on column app.job_run_events.actor is 'The worker, the person, or the login that made the change.';
+comment on column app.job_run_events.reason is 'The error code, or why a person did it.';
 comment on column app.job_run_events.created_at is 'When it happened.';
 
 call app_private.isolate('app.job_run_events', for_system => true);

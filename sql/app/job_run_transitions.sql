@@ -15,12 +15,13 @@ comment on column app.job_run_transitions.meaning is 'What happened.';
 insert into app.job_run_transitions (from_state, to_state, meaning)
 values
   ('PENDING',     'RUNNING',     'A worker claimed it.'),
+  ('PENDING',     'DEAD_LETTER', 'A person cancelled it.'),
   ('RUNNING',     'COMPLETED',   'The attempt ended, and its work was committed with it.'),
   ('RUNNING',     'FAILED',      'The attempt failed or its worker died; it is tried again.'),
-  ('RUNNING',     'DEAD_LETTER', 'The attempt failed for good.'),
+  ('RUNNING',     'DEAD_LETTER', 'The attempt failed for good, or a person cancelled it.'),
   ('RUNNING',     'PENDING',     'The worker was stopped; the attempt does not count.'),
   ('FAILED',      'RUNNING',     'A worker claimed it again.'),
-  ('FAILED',      'DEAD_LETTER', 'A person gave it up.'),
+  ('FAILED',      'DEAD_LETTER', 'A person cancelled it.'),
   ('DEAD_LETTER', 'PENDING',     'A person replays it.')
 on conflict on constraint job_run_transitions_pkey do nothing;
 

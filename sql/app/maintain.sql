@@ -1,34 +1,30 @@
 create or replace function app.maintain(max_sweeps integer default 2)
-returns table (partitions_made integer, rows_swept bigint)
+returns table (partitions_made integer, partitions_dropped integer, rows_swept bigint)
 language plpgsql
-security definer  -- the owner alone may add partitions
+security definer  -- the owner alone may add and drop partitions
 set search_path = ''
 as $$
 declare
   v_swept integer;
 begin
-  rows_swept := 0;
+  rows_swept := app.job_sweep();
   for v_sweep in 1 .. max_sweeps loop
     v_swept := app.cost_import_sweep();
     exit when v_swept = 0;
     rows_swept := rows_swept + v_swept;
   end loop;
 
-  -- Last, for it locks the tables that reservations and runs are written to. A reader who keeps one open must not undo
-  -- the sweep: they are made months ahead, and the next hour tries again.
-  begin
-    partitions_made := app_private.partitions_make();
-  exception
-    when lock_not_available then
-      raise warning 'app.maintain: no partition was made, for a table stayed locked';
-  end;
+  -- Last, for it locks the tables that reservations and runs are written to. What was made stays locked until the end, so
+  -- that months are dropped by the next call.
+  partitions_made := app_private.partitions_make();
+  partitions_dropped := case when partitions_made = 0 then app_private.partitions_drop() else 0 end;
   return next;
 end
 $$;
 
 comment on function app.maintain is
-  'What must be done now and then: partitions ahead of time, lines of imports that nobody sees. '
-  'partitions_made is null when a table stayed locked for 3 s. Each call is one short transaction: call again while '
-  'rows_swept is not 0. Safe at any time and by many.';
+  'What must be done now and then: partitions ahead of time, months that nobody needs, lines of imports that nobody sees, old '
+  'slots and keys of runs. A table that stayed locked for 3 s is left for the next time, with a warning. Each call is one '
+  'short transaction: call again while one of its answers is not 0. Safe at any time and by many.';
 
 grant execute on function app.maintain to holdfast_worker, holdfast_ops;

@@ -1,69 +1,80 @@
 set local role holdfast_system;
 
-create or replace function app.schedule_tick(max_shards integer default 16)
-returns table (runs integer, shards integer)
+create or replace function app.schedule_tick(max_runs integer default 50000)
+returns table (cohort text, runs integer, shards integer)
 language plpgsql
 security definer  -- sees all tenants
 set search_path = ''
 set row_security = on
+set enable_seqscan = off  -- plans are kept, and tables that were small when they were made grow
 as $$
 declare
-  v_run_ids    uuid[];
-  v_tenant_ids uuid[];
+  v_now        constant timestamptz := pg_catalog.clock_timestamp();
+  v_left       integer := max_runs;
+  v_claimed    integer;
+  v_turn       record;
+  v_tenant_ids uuid[] := array[]::uuid[];
+  v_slots      bigint[] := array[]::bigint[];
+  v_missed     bigint[] := array[]::bigint[];
+  v_shards     text[] := array[]::text[];
+  v_made       jsonb[] := array[]::jsonb[];
 begin
-  -- Locks come in one order, and what another tick holds is skipped: any number of callers, no deadlock, no duplicate.
-  with due as materialized (
-    select s.tier, s.shard, n.slot, n.next_run_at, t.rank
-    from app.schedules as s
-    join app.tiers as t on t.tier = s.tier
-    cross join lateral app_private.slot_of(pg_catalog.clock_timestamp(), t.every, s.shard) as n
-    where s.next_run_at <= pg_catalog.clock_timestamp()
-    order by s.next_run_at, s.tier, s.shard
-    limit max_shards
-    for no key update of s skip locked
-  ),
-  advanced as (
-    update app.schedules as s
-    set next_run_at = d.next_run_at, last_slot = d.slot
-    from due as d
-    where s.tier = d.tier and s.shard = d.shard
-    returning s.tier
-  ),
-  taken as (
-    insert into app.job_slots (tenant_id, kind, slot, run_id)
-    select t.tenant_id, 'analysis', d.slot, app_private.uuid_v7()
-    from due as d
-    join app.tenants as t on t.tier = d.tier and t.shard = d.shard and t.status = 'ACTIVE'
-    where not exists (
-      select from app.job_runs as r
-      where r.tenant_id = t.tenant_id and r.kind = 'analysis' and r.state in ('PENDING', 'RUNNING', 'FAILED'))
-    order by t.tenant_id
-    on conflict on constraint job_slots_pkey do nothing
-    returning tenant_id, slot, run_id
-  ),
-  made as (
-    insert into app.job_runs (tenant_id, id, kind, slot, priority)
-    select k.tenant_id, k.run_id, 'analysis', k.slot, x.rank
-    from taken as k
-    join app.tenants as t on t.tenant_id = k.tenant_id
-    join app.tiers as x on x.tier = t.tier
-    returning id, tenant_id
-  )
-  select array_agg(m.id), array_agg(m.tenant_id), (select count(*) from advanced)
-  into v_run_ids, v_tenant_ids, shards
-  from made as m;
-
-  runs := coalesce(pg_catalog.cardinality(v_run_ids), 0);
-  if runs > 0 then
-    perform app_private.tokens_add(v_run_ids, v_tenant_ids);
+  if coalesce(max_runs, 0) not between 1 and 1000000 then
+    raise exception using
+      errcode = 'OP102',
+      message = 'argument_invalid',
+      detail  = pg_catalog.jsonb_build_object('max_runs', max_runs),
+      hint    = 'One transaction makes 1 to 1000000 runs; 50000 keep it short.';
   end if;
-  return next;
+
+  while v_left > 0 loop
+    select t.* into v_turn from app_private.shard_take(v_now, v_left) as t;
+    exit when not found;
+    v_claimed := pg_catalog.cardinality(v_turn.tenant_ids);
+    v_left := v_left - v_claimed;
+    v_shards := v_shards || v_turn.cohort;
+    v_tenant_ids := v_tenant_ids || v_turn.tenant_ids;
+    v_slots := v_slots || pg_catalog.array_fill(v_turn.slot, array[v_claimed]);
+    v_missed := v_missed || pg_catalog.array_fill(v_turn.missed, array[v_claimed]);
+    -- Where the shard comes again in this tick, its runs have to be there: turns that overlap are counted.
+    if v_turn.again then
+      v_made := v_made || app_private.turns_make(v_tenant_ids, v_slots, v_missed);
+      v_tenant_ids := array[]::uuid[];
+      v_slots := array[]::bigint[];
+      v_missed := array[]::bigint[];
+    end if;
+  end loop;
+  v_made := v_made || app_private.turns_make(v_tenant_ids, v_slots, v_missed);
+
+  while v_left > 0 loop
+    select count(*), array_agg(o.tenant_id) filter (where o.slot is not null),
+           array_agg(o.slot) filter (where o.slot is not null),
+           array_agg(o.missed) filter (where o.slot is not null)
+    into v_claimed, v_tenant_ids, v_slots, v_missed
+    from app_private.own_turns_take(v_now, v_left) as o;
+    exit when v_claimed = 0;
+    v_left := v_left - coalesce(pg_catalog.cardinality(v_tenant_ids), 0);
+    v_made := v_made || app_private.turns_make(v_tenant_ids, v_slots, v_missed);
+  end loop;
+
+  return query
+  select c.tier, coalesce(r.runs, 0)::integer, coalesce(s.shards, 0)::integer
+  from app.tiers as c
+  left join (select e.key, sum(e.value::integer) as runs
+             from unnest(v_made) as m (made) cross join pg_catalog.jsonb_each_text(m.made) as e
+             group by e.key) as r on r.key = c.tier
+  left join (select x.tier, count(*) as shards
+             from unnest(v_shards) as x (tier) group by x.tier) as s on s.tier = c.tier
+  where coalesce(r.runs, s.shards) is not null
+  order by c.rank;
 end
 $$;
 
 comment on function app.schedule_tick is
-  'Makes the runs that are due, among all tenants, with their tokens, in one transaction; any number may call it at '
-  'once. A tenant whose last run has not ended is passed over. Answers how many runs and shards.';
+  'Makes the runs that are due, among all tenants, with their tokens, in one transaction: up to max_runs of them, and what '
+  'is left is for the next call. Any number may call it at once: each takes the shards that no other holds, those that are '
+  'due for the longest first, and a tenant has one run for a slot, whoever ticks. Suspended and paused tenants and paused '
+  'cohorts have no turns. Answers the runs made and shards dealt with for each cohort that had something. Raises OP102.';
 
 grant execute on function app.schedule_tick to holdfast_worker, holdfast_ops;
 

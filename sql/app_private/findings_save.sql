@@ -47,7 +47,8 @@ begin
   set state = 'resolved', resolved_at = now()
   where f.tenant_id = findings_save.tenant_id
     and f.state in ('open', 'acknowledged')
-    and f.run_id <> findings_save.run_id;
+    -- By what was found, not by the run: one that is tried again may have seen more the first time.
+    and f.fingerprint <> all (array(select d.fingerprint from unnest(detected) as d));
 
   return v_count;
 end

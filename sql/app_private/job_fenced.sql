@@ -10,7 +10,7 @@ begin
     raise exception using
       errcode = 'JB101',
       message = 'job_run_not_found',
-      hint    = 'Use the id of a run of this tenant; ops.runs lists them.';
+      hint    = 'Use the id of a run of this tenant; ops.jobs lists them.';
   end if;
   raise exception using
     errcode = 'JB201',

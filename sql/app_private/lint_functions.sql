@@ -33,7 +33,8 @@ select 'definer_ignores_tenant', f.oid::regprocedure::text
 from functions as f
 where f.prosecdef and f.owner <> 'holdfast_system' and f.first_arguments <> '{tenant_id,ticket}'
   and f.proname not in ('current_tenant_id', 'ticket_check', 'ticket_binding', 'migration_applied',
-    'tokens_add', 'partitions_make', 'maintain', 'become', 'ticket_key_set', 'ticket_key_retire')
+    'job_kinds_missing', 'tokens_add', 'tokens_missing', 'tokens_unlock', 'token_places', 'tokens_count',
+    'partitions_make', 'partitions_drop', 'maintain', 'become', 'ticket_key_set', 'ticket_key_retire')
 union all
 -- What sees all tenants says so, and turns row security on so that its own policy applies.
 select 'system_function_unmarked', f.oid::regprocedure::text
@@ -46,9 +47,14 @@ select 'system_function_unlisted', f.oid::regprocedure::text
 from functions as f
 where f.owner = 'holdfast_system'
   and f.nspname || '.' || f.proname not in (
-    'app.cost_import_sweep', 'app.job_reap', 'app.llm_check', 'app.llm_expire', 'app.schedule_tick',
-    'app.tenant_find', 'app.tokens_repair', 'app_private.tenant_check', 'app_private.tokens_wanted',
-    'ops.budget_set', 'ops.llm_price_set', 'ops.llm_write_off', 'ops.tenant_add')
+    'app.cost_import_sweep', 'app.job_admit', 'app.job_claim', 'app.job_metrics', 'app.job_reap',
+    'app.job_sweep', 'app.llm_check', 'app.llm_expire', 'app.schedule_tick', 'app.tenant_find',
+    'app.tiers_derive', 'app.tokens_repair', 'app.worker_beat', 'app.worker_seen', 'app.worker_stop',
+    'app.workers_reap', 'app_private.partition_needed', 'app_private.tenant_check', 'ops.budget_set',
+    'ops.cost_source_drop', 'ops.cost_source_set', 'ops.job_cancel', 'ops.job_discard', 'ops.job_enqueue',
+    'ops.job_kind_set', 'ops.job_pause', 'ops.job_replay', 'ops.job_resume', 'ops.job_show',
+    'ops.llm_price_set', 'ops.llm_write_off', 'ops.retention_set', 'ops.schedule_set', 'ops.tenant_add',
+    'ops.tenant_set', 'ops.tier_set', 'ops.why_waiting')
 union all
 -- It would be run on hidden rows, before the policy.
 select 'function_leakproof', f.oid::regprocedure::text

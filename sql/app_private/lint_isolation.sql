@@ -34,7 +34,8 @@ from pg_catalog.pg_class as c
 where c.relnamespace = 'app'::regnamespace
   and c.relkind in ('r', 'p')
   and c.oid not in (select t.oid from tenant_tables as t)
-  and c.relname not in ('tiers', 'schedules', 'llm_prices', 'job_kinds', 'job_run_transitions')
+  and c.relname not in ('tiers', 'plans', 'schedules', 'retentions', 'llm_prices', 'job_kinds',
+    'job_run_transitions', 'job_workers')
 union all
 -- A number that all tenants draw from tells each how busy the others are.
 select 'sequence_shared', c.oid::regclass::text

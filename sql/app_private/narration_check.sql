@@ -1,4 +1,4 @@
-create or replace function app_private.narration_check(tenant_id uuid, run_id uuid, result jsonb) returns void
+create or replace function app_private.narration_check(tenant_id uuid, result jsonb) returns void
 language plpgsql
 set search_path = ''
 as $$
@@ -12,13 +12,16 @@ begin
   if v_bad is null then
     select x.fault into v_bad
     from jsonb_to_recordset(v_items) as i (
-      finding_id uuid, rank integer, headline text, why text, caveats text[], remediation_code text)
+      finding_id uuid, mark text, rank integer, headline text, why text, caveats text[],
+      remediation_code text)
     left join app.findings as f on f.tenant_id = narration_check.tenant_id and f.id = i.finding_id
     cross join lateral (select case
       when f.id is null then 'unknown_finding'
       when coalesce(i.rank, 0) < 1 then 'rank'
-      -- A later run has found it again: analysis_apply drops these words, whatever they are.
-      when f.run_id <> narration_check.run_id then null
+      when i.mark is null then 'mark'
+      -- It has ended, or is not what the model was shown: analysis_apply drops these words, whatever they are.
+      when f.state not in ('open', 'acknowledged')
+        or i.mark <> app_private.finding_mark(f.slots, f.remediation_code) then null
       when coalesce(i.remediation_code, '') not in (f.remediation_code, 'no_action') then 'remediation'
       when coalesce(length(i.headline), 0) not between 1 and 200
         or coalesce(length(i.why), 0) not between 1 and 1000
@@ -44,5 +47,5 @@ end
 $$;
 
 comment on function app_private.narration_check is
-  'Raises NA102 unless the result words each finding of this run once at most, with a known remediation and no number of '
+  'Raises NA102 unless the result words each finding of the tenant once at most, with a known remediation and no number of '
   'its own. The shell has checked the answer of the model; this is the constraint behind it.';

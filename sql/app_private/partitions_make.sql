@@ -7,10 +7,11 @@ set lock_timeout = '3s'
 as $$
 declare
   v_missing record;
+  v_month   timestamptz;
   v_made    integer := 0;
 begin
   for v_missing in
-    select c.oid::regclass as parent, m.month_start
+    select c.oid::regclass as parent, array_agg(m.month_start order by m.month_start) as months
     from pg_catalog.pg_class as c
     join pg_catalog.pg_namespace as n on n.oid = c.relnamespace and n.nspname = 'app'
     cross join pg_catalog.generate_series(
@@ -20,17 +21,30 @@ begin
     where c.relkind = 'p'
       and pg_catalog.to_regclass(pg_catalog.format('app.%I',
             c.relname || pg_catalog.to_char(m.month_start, '"_y"YYYY"m"MM'))) is null
-    order by c.relname, m.month_start
+    group by c.oid, c.relname
+    order by c.relname
   loop
-    call app_private.partition_add(v_missing.parent, v_missing.month_start);
-    v_made := v_made + 1;
+    begin
+      foreach v_month in array v_missing.months loop
+        call app_private.partition_add(v_missing.parent, v_month);
+      end loop;
+      v_made := v_made + pg_catalog.cardinality(v_missing.months);
+    exception
+      when lock_not_available or deadlock_detected then
+        raise warning 'app_private.partitions_make: % stayed locked and is left for the next time',
+          v_missing.parent;
+    end;
+    -- A table that has its month stays locked until the end: from then on, nothing is waited for.
+    if v_made > 0 then
+      perform pg_catalog.set_config('lock_timeout', '100ms', true);
+    end if;
   end loop;
   return v_made;
 end
 $$;
 
 comment on function app_private.partitions_make is
-  'Adds the missing monthly partitions, from last month to months_ahead; answers how many. Made months ahead, so that '
-  'a lock it could not get within 3 s may be tried again an hour later.';
+  'Adds the missing monthly partitions, from last month to months_ahead; answers how many. A table that stays locked for '
+  '3 s is left, with a warning: the others are made, and it is tried again an hour later, for they are made months ahead.';
 
 grant execute on function app_private.partitions_make to holdfast_system;

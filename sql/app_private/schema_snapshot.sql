@@ -20,12 +20,16 @@ select 'relation' as kind, r.oid::regclass::text as name,
 from relations as r
 union all
 select 'column', r.oid::regclass::text || '.' || a.attname,
-       concat_ws(' ', a.attnum, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated,
+       concat_ws(' ', n.place, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated,
          a.attidentity, a.attstorage, a.attacl,
          pg_catalog.pg_get_expr(d.adbin, d.adrelid), pg_catalog.col_description(r.oid, a.attnum))
 from relations as r
 join pg_catalog.pg_attribute as a on a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
 left join pg_catalog.pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
+-- Its place among the columns that are there: those that were dropped keep their numbers.
+cross join lateral (
+  select count(*) as place from pg_catalog.pg_attribute as x
+  where x.attrelid = r.oid and x.attnum between 1 and a.attnum and not x.attisdropped) as n
 union all
 select 'constraint', r.oid::regclass::text || ' ' || k.conname, pg_catalog.pg_get_constraintdef(k.oid)
 from relations as r

@@ -11,4 +11,4 @@ $$;
 comment on function app_private.uuid_v7_floor is
   'The smallest identifier that uuid_v7 could make at that moment; partition bounds and time ranges use it.';
 
-grant execute on function app_private.uuid_v7_floor to holdfast_system;
+grant execute on function app_private.uuid_v7_floor to holdfast_system, holdfast_ops;

@@ -5,11 +5,13 @@ select t.name as tenant, t.tier,
        coalesce(c.lines, 0) as rows, coalesce(c.flagged, 0) as flags, coalesce(f.findings, 0) as findings,
        case when s.currencies = 1 then s.saving end as saving, coalesce(s.currency, c.currency) as currency,
        coalesce(m.reserved, 0) as reserved, coalesce(m.settled, 0) as settled, b.left_usd as "left",
-       case when r.id is null then 'no_analysis'
+       case when l.live then 'running'
+            when r.id is null then 'no_analysis'
             when r.state = 'DEAD_LETTER' then r.error_code
-            when r.state <> 'COMPLETED' then 'running'
             when a.narrated_by = 'model' or a.fallback_reason = 'no_findings' then 'completed'
-            else a.fallback_reason end as state
+            else a.fallback_reason end
+         || case when a.without <> '{}' and not l.live
+              then ' without ' || array_to_string(a.without, ', ') else '' end as state
 from app.tenants as t
 join app.tiers as x on x.tier = t.tier
 left join lateral (
@@ -31,6 +33,10 @@ left join lateral (
 left join lateral (
   select r.id, r.state, r.error_code from app.job_runs as r
   where r.tenant_id = t.tenant_id and r.kind = 'analysis' order by r.id desc limit 1) as r on true
+left join lateral (
+  select exists (select from app.job_runs as x
+    where x.tenant_id = t.tenant_id and (x.slot is not null or x.kind = 'analysis')
+      and x.state in ('PENDING', 'RUNNING', 'FAILED')) as live) as l on true
 left join app.analyses as a on a.tenant_id = t.tenant_id and a.id = r.id
 left join lateral (
   select trim_scale(sum(v.estimated_cost_nanousd) / 1000000000) as reserved,
@@ -49,8 +55,8 @@ order by x.rank, t.name;
 
 comment on view ops.report is
   'One line per tenant: cost lines and how many are flagged, open findings, what they could save a month, what the '
-  'last analysis reserved and cost in US dollars, what is left of the budget, and how it ended. '
-  'saving is null where unknown.';
+  'last analysis reserved and cost in US dollars, what is left of the budget, and how it ended: without names what '
+  'had failed before it. running: an analysis is due or on its way. saving is null where unknown.';
 
 grant select on ops.report to holdfast_ops;
 

@@ -6,7 +6,7 @@ from app.job_run_events as e
 join app.tenants as t on t.tenant_id = e.tenant_id
 order by e.id;
 
-comment on view ops.run_events is 'Each change of state of each run, oldest first; filter it by the id of ops.runs.';
+comment on view ops.run_events is 'Each change of state of each run, oldest first; filter it by the id of ops.jobs.';
 
 grant select on ops.run_events to holdfast_ops;
 

@@ -13,15 +13,17 @@ export class BrokenGzip extends Error {}
 
 /**
  * The bytes of a file, unpacked where the first two say gzip, whatever its name says. Throws `focus_invalid` when there
- * is no such file or it may not be read, `BrokenGzip` when the packed data is cut or damaged.
+ * is no such file or it may not be read, `BrokenGzip` when the packed data is cut or damaged. `onBytes` is shown the
+ * bytes as they stand in the file.
  */
-export async function* bytesOf(path: string): AsyncGenerator<Buffer> {
+export async function* bytesOf(path: string, onBytes?: (chunk: Buffer) => void): AsyncGenerator<Buffer> {
   const handle = await openFile(path);
   try {
     const { buffer } = await handle.read(Buffer.alloc(2), 0, 2, 0);
     const stream = handle.createReadStream({ start: 0, highWaterMark: CHUNK_BYTES, autoClose: false });
     const isGzip = buffer.equals(GZIP);
-    yield* isGzip ? pipeline(stream, createGunzip({ chunkSize: CHUNK_BYTES }), () => {}) : stream;
+    const bytes = shown(stream, onBytes);
+    yield* isGzip ? pipeline(bytes, createGunzip({ chunkSize: CHUNK_BYTES }), () => {}) : bytes;
   } catch (error) {
     const code = error instanceof Error && "code" in error ? String(error.code) : "";
     if (!code.startsWith("Z_")) throw error;
@@ -29,6 +31,16 @@ export async function* bytesOf(path: string): AsyncGenerator<Buffer> {
     throw new BrokenGzip(reason, { cause: error });
   } finally {
     await handle.close();
+  }
+}
+
+async function* shown(
+  stream: AsyncIterable<Buffer>,
+  onBytes: ((chunk: Buffer) => void) | undefined,
+): AsyncGenerator<Buffer> {
+  for await (const chunk of stream) {
+    onBytes?.(chunk);
+    yield chunk;
   }
 }
 

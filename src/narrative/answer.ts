@@ -7,6 +7,8 @@ import type { Candidate } from "./prompt.ts";
 /** One finding in words; `{{slot}}` stands where SQL writes a number or a name. */
 export type NarratedItem = {
   finding_id: string;
+  /** That of its candidate: SQL drops words for a finding that is no longer what the model was shown. */
+  mark: string;
   rank: number;
   headline: string;
   why: string;
@@ -139,9 +141,11 @@ function within(text: string, max: number): boolean {
 }
 
 function wordingOf(said: Answer, sent: Candidate[]): Wording {
-  const findings = new Map(sent.map((each) => [each.candidate_id, each.finding_id]));
+  const candidates = new Map(
+    sent.map(({ candidate_id, finding_id, mark }) => [candidate_id, { finding_id, mark }]),
+  );
   const items = said.items.map(({ candidate_id, headline, why, caveats, remediation_code }, index) => ({
-    finding_id: findings.get(candidate_id) as string,
+    ...(candidates.get(candidate_id) as { finding_id: string; mark: string }),
     rank: index + 1,
     headline,
     why,

@@ -6,10 +6,11 @@ import { wireSchema } from "./answer.ts";
 
 const word = z.string().regex(/^[a-z][a-z0-9_]{0,47}$/);
 
-/** A row of `app.analysis_detect`: a finding as the model sees it. `facts` holds text from cost data, so anything. */
+/** A row of `app.analysis_candidates`: a finding as the model sees it. `facts` holds text from cost data, so anything. */
 export const Candidate = z.object({
   candidate_id: z.string().regex(/^c[1-9][0-9]{0,5}$/),
   finding_id: z.uuid(),
+  mark: z.string(),
   detector: word,
   severity: word,
   currency: z.string().nullable(),
@@ -17,7 +18,7 @@ export const Candidate = z.object({
   slots: z.array(word).max(32),
   remediation_codes: z.array(word).min(1).max(16),
 });
-/** A finding as `app.analysis_detect` offers it to a model: facts as text, and the slots that its words may use. */
+/** A finding as `app.analysis_candidates` offers it to a model: facts as text, and the slots that its words may use. */
 export type Candidate = z.infer<typeof Candidate>;
 
 /** The most that instructions, table and schema may be together, in bytes of JSON (and so in tokens). */

@@ -1,8 +1,9 @@
 // What orchestrators and Prometheus ask. None of it needs a token, and none of it names a tenant.
 import { randomUUID } from "node:crypto";
+import { hostname } from "node:os";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { z } from "zod";
-import { call, type Db } from "../db.ts";
+import { call, type Db, systemCall } from "../db.ts";
 import { AppError } from "../errors.ts";
 import type { Log } from "../log.ts";
 import { isUnmigrated } from "../login_check.ts";
@@ -30,6 +31,23 @@ export async function databaseReadiness(db: Db, migration: string): Promise<Read
   } catch (cause) {
     const checks = { database: isUnmigrated(cause), migrations: false, ticket_key: false };
     return { ready: false, checks, cause };
+  }
+}
+
+const Seen = z.object({ seen: z.boolean() });
+
+/** Ready when `databaseReadiness` is, and this process is registered as a worker that has just beaten. Never throws. */
+export async function workerReadiness(db: Db, migration: string): Promise<Readiness> {
+  const found = await databaseReadiness(db, migration);
+  if (!found.ready) return { ...found, checks: { ...found.checks, worker_seen: false } };
+  try {
+    const signal = AbortSignal.timeout(READY_DEADLINE_MS);
+    const text = "select app.worker_seen(host => $1, pid => $2) as seen";
+    const [worker] = await systemCall(db, text, [hostname(), process.pid], Seen, { signal });
+    const { seen } = worker!;
+    return { ready: seen, checks: { ...found.checks, worker_seen: seen } };
+  } catch (cause) {
+    return { ready: false, checks: { ...found.checks, worker_seen: false }, cause };
   }
 }
 

@@ -6,9 +6,10 @@ import { authenticate, type Caller } from "../auth.ts";
 import { budgetStatus } from "../budgets.ts";
 import type { Config } from "../config.ts";
 import type { Db } from "../db.ts";
-import { AppError } from "../errors.ts";
 import { findingsList } from "../findings.ts";
 import { ANALYSIS_BOUND } from "../narrative/prompt.ts";
+import { jobApi } from "./jobs.ts";
+import { Headers, Id, parse, tenantOf } from "./request.ts";
 
 declare module "fastify" {
   interface FastifyRequest {
@@ -18,13 +19,6 @@ declare module "fastify" {
 }
 
 const NoFields = z.strictObject({}).nullish();
-const Id = z.strictObject({ id: z.uuid() });
-const Headers = z.object({
-  "idempotency-key": z
-    .string()
-    .regex(/^[\x21-\x7e]{1,255}$/)
-    .optional(),
-});
 const Page = z.strictObject({
   state: z.enum(["open", "acknowledged", "snoozed", "dismissed", "resolved"]).default("open"),
   limit: z.coerce.number().int().min(1).max(200).default(50),
@@ -81,20 +75,6 @@ export function tenantApi(
   });
 
   app.get("/budget", async (request) => ({ budgets: await budgetStatus(db, tenantOf(request.caller)) }));
-}
 
-function tenantOf(caller: Caller | null): string {
-  if (caller === null) throw new AppError("unauthorized");
-  return caller.tenantId;
-}
-
-/** Parses one side of a request; throws `invalid_request` with every fault and no value. */
-function parse<T>(schema: z.ZodType<T>, value: unknown, side: "body" | "header" | "path" | "query"): T {
-  const { success, data, error } = schema.safeParse(value);
-  if (success) return data;
-  const faults = error.issues.map((issue) => `${[side, ...issue.path].join(".")}: ${issue.message}`);
-  throw new AppError("invalid_request", {
-    message: "The request is not one that this route takes.",
-    detail: { faults },
-  });
+  jobApi(app, db, timeoutMs);
 }

@@ -8,7 +8,7 @@ import { ledgerOf } from "../support/ledger.ts";
 
 const database = testDatabase();
 const ledger = ledgerOf(database);
-const { runs } = analysesOf(database);
+const { runs, scheduled } = analysesOf(database);
 let tenantId = "";
 
 const GET = "select * from app.analysis_get($1, $2, $3)";
@@ -52,6 +52,13 @@ describe("it works", () => {
       error_code: null,
       finished_at: expect.any(Date),
     });
+  });
+
+  test("without what it was made: what failed before it in its turn", async () => {
+    const id = await scheduled(tenantId, "analysis", 3_600, { without: ["cost_import"] });
+    expect(await get(tenantId, id)).toMatchObject({ status: "RUNNING", without: [] });
+    await runs.complete(tenantId, id, 1, byModel([]));
+    expect(await get(tenantId, id)).toMatchObject({ status: "COMPLETED", without: ["cost_import"] });
   });
 
   test("what its calls held and cost, and no other's", async () => {

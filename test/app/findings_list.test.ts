@@ -5,7 +5,7 @@ import { testDatabase } from "../support/database.ts";
 import { analysesOf, byModel, costOf, itemFor, THREE_FINDINGS } from "../support/findings.ts";
 
 const database = testDatabase();
-const { costs, runs, detect, analyse, findings, list } = analysesOf(database);
+const { costs, runs, candidates: candidatesOf, analyse, findings, list } = analysesOf(database);
 let tenantId = "";
 
 beforeAll(async () => {
@@ -75,7 +75,7 @@ describe("it works", () => {
     const { tenantId: worded } = await database.addTenant();
     await costs.load(worded, THREE_FINDINGS);
     const runId = await runs.running(worded);
-    const candidates = await detect(worded, runId);
+    const candidates = await candidatesOf(worded, runId);
     await runs.complete(worded, runId, 1, byModel([itemFor(candidates[2]!, 1, { headline: "Tag {{tag}}" })]));
     expect((await list(worded)).map((each) => [each["rank"], each["narrated_by"]])).toEqual([
       [1, "model"],

@@ -31,8 +31,11 @@ async function liveADay(tenantId: string): Promise<void> {
 
   const requested = await ask("app.analysis_request($1, $2, 'offline', 'offline-analyst', 10, 10)");
   const runId = requested.rows[0].run_id;
-  await ask("app.job_claim($1, $2, $3, 'test')", runId);
-  await ask("app.analysis_detect($1, $2, $3, 1)", runId);
+  await database.superuser.query("select app.job_claim('test', array[$1::uuid], array[$2::uuid])", [
+    tenantId,
+    runId,
+  ]);
+  await ask("app.analysis_candidates($1, $2, $3, 1)", runId);
   const held = await ask(
     "app.llm_reserve($1, $2, 'key', 'offline', 'offline-analyst', 10, 10, run_id => $3)",
     runId,
@@ -231,12 +234,15 @@ describe("the logins of the shell", () => {
     [
       "holdfast_worker",
       [
-        ...["app.cost_import_sweep", "app.enter", "app.job_reap", "app.llm_check", "app.llm_expire"],
-        ...["app.maintain", "app.migration_applied", "app.schedule_tick", "app.tenant_find"],
-        ...["app.ticket_binding", "app.ticket_check", "app.tokens_repair"],
+        ...["app.cost_import_sweep", "app.enter", "app.job_admit", "app.job_claim"],
+        ...["app.job_kinds_missing", "app.job_metrics", "app.job_reap", "app.job_sweep"],
+        ...["app.llm_check", "app.llm_expire", "app.maintain", "app.migration_applied"],
+        ...["app.schedule_tick", "app.tenant_find", "app.ticket_binding", "app.ticket_check"],
+        ...["app.tiers_derive", "app.tokens_repair", "app.worker_beat", "app.worker_seen"],
+        ...["app.worker_stop", "app.workers_reap"],
       ],
     ],
-    ["holdfast_metrics", []],
+    ["holdfast_metrics", ["app.job_metrics"]],
   ])("%s may execute contract functions, and by name what else it needs", async (role, others) => {
     const { rows } = await database.superuser.query<{ name: string }>(
       `select p.pronamespace::regnamespace || '.' || p.proname as name
@@ -284,10 +290,19 @@ test("what sees all tenants is this, and no more", async () => {
      order by 1`,
   );
   expect(rows.map((row) => row.name)).toEqual([
-    ...["app.cost_import_sweep", "app.job_reap", "app.llm_check", "app.llm_expire", "app.schedule_tick"],
-    ...["app.tenant_find", "app.tokens_repair", "app_private.tenant_check", "app_private.tokens_wanted"],
-    ...["ops.budget_set", "ops.budgets", "ops.cost_daily", "ops.findings", "ops.findings_all", "ops.imports"],
-    ...["ops.llm_calls", "ops.llm_price_set", "ops.llm_write_off", "ops.report", "ops.report_text"],
-    ...["ops.run_events", "ops.runs", "ops.tenant_add", "ops.tenants"],
+    ...["app.cost_import_sweep", "app.job_admit", "app.job_claim", "app.job_metrics", "app.job_reap"],
+    ...["app.job_sweep", "app.llm_check", "app.llm_expire", "app.schedule_tick", "app.tenant_find"],
+    ...["app.tiers_derive", "app.tokens_repair", "app.worker_beat", "app.worker_seen"],
+    ...["app.worker_stop", "app.workers_reap", "app_private.job_gauges"],
+    ...["app_private.partition_needed", "app_private.run_waits", "app_private.slot_waits"],
+    ...["app_private.tenant_check", "app_private.turn_gauges", "app_private.upkeep_gauges"],
+    ...["ops.budget_set", "ops.budgets", "ops.cost_daily", "ops.cost_source_drop"],
+    ...["ops.cost_source_set", "ops.cost_sources", "ops.dead_letters", "ops.findings"],
+    ...["ops.findings_all", "ops.imports", "ops.job_cancel", "ops.job_discard", "ops.job_enqueue"],
+    ...["ops.job_kind_set", "ops.job_pause", "ops.job_replay", "ops.job_resume", "ops.job_show"],
+    ...["ops.jobs", "ops.llm_calls", "ops.llm_price_set", "ops.llm_write_off", "ops.queue"],
+    ...["ops.report", "ops.report_text", "ops.retention_set", "ops.run_events", "ops.schedule_set"],
+    ...["ops.schedules", "ops.stuck", "ops.tenant_add", "ops.tenant_set", "ops.tenants"],
+    ...["ops.tier_set", "ops.why_waiting", "ops.workers"],
   ]);
 });

@@ -154,7 +154,7 @@ describe("it refuses", () => {
 });
 
 test("a stranger gets nothing", async () => {
-  const runId = await runs.running(tenantId);
+  const runId = await runs.running(tenantId, "plain");
   const text = "select app.job_complete($1, $2, $3, 1, '{}')";
   const stranger = await strangerIsRefused(database, database.worker, tenantId, text, [runId]);
   await refusal(runs.complete(stranger.tenantId, runId, 1, NOTHING_FOUND), "job_run_not_found");

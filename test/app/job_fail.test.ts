@@ -84,7 +84,7 @@ describe("it works", () => {
     expect(row["finished_at"]).toBeInstanceOf(Date);
     expect((await runs.tokens(runId)).map((token) => token["key"])).not.toContain(`run:${runId}:4`);
     expect(await events(runId)).toEqual([
-      { type: "run.dead_letter", data: { error_code: "llm_unavailable" } },
+      { type: "run.dead_letter", data: { kind: "strict", error_code: "llm_unavailable" } },
     ]);
     await runs.makeDue(runId);
     expect(await runs.claim(tenantId, runId)).toBeUndefined();

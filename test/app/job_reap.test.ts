@@ -82,7 +82,7 @@ describe("a lost worker", () => {
     expect(row["finished_at"]).toBeInstanceOf(Date);
     expect(await runs.tokens(runId)).toEqual([]);
     expect(await rows("select type, data from app.events where subject_id = $1", [runId])).toEqual([
-      { type: "run.dead_letter", data: { error_code: "poison" } },
+      { type: "run.dead_letter", data: { kind: "plain", error_code: "poison" } },
     ]);
     expect(await runs.claim(tenantId, runId)).toBeUndefined();
     expect(await runs.history(runId)).toEqual([

@@ -41,6 +41,7 @@ const WAY: Record<string, string[]> = {
 
 const ALLOWED = new Set([
   "PENDING RUNNING",
+  "PENDING DEAD_LETTER",
   "RUNNING COMPLETED",
   "RUNNING FAILED",
   "RUNNING DEAD_LETTER",
@@ -83,6 +84,9 @@ describe("transitions", () => {
     ["ended without a moment", "state = 'RUNNING', lease_until = now(), finished_at = now()"],
     ["a state that does not exist", "state = 'SLEEPING'"],
     ["a negative attempt", "attempt = -1"],
+    ["RUNNING without a token", "state = 'RUNNING', lease_until = now(), token_at = null"],
+    ["put aside before it is dead", "discarded_at = now()"],
+    ["more than done", "progress = 1.5"],
   ])("a row may not be %s", async (_, columns) => {
     const runId = await runs.add(tenantId, "plain");
     await expect(rows(`update app.job_runs set ${columns} where id = $1`, [runId])).rejects.toMatchObject({
@@ -100,7 +104,7 @@ describe("the audit trail", () => {
 
   test("many rows in one statement leave one trace each", async () => {
     const many = await rows(
-      "insert into app.job_runs (tenant_id, kind) select $1, 'plain' from generate_series(1, 50) returning id",
+      "insert into app.job_runs (tenant_id, kind, token_at) select $1, 'plain', now() from generate_series(1, 50) returning id",
       [tenantId],
     );
     const ids = many.map((row) => row["id"]);

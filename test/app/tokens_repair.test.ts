@@ -44,14 +44,21 @@ test("the token of a run that has waited 15 s is queued again", async () => {
   expect(await runs.row(runId)).toMatchObject({ state: "PENDING", attempt: 0, crash_count: 0 });
 });
 
-test("it works twice: not again within 15 s, and a token that is still there replaces itself", async () => {
+test("it works twice: not again within 15 s, and a token that is still there is not touched", async () => {
   const runId = await runs.add(tenantId, "plain");
   await waiting(runId, 20);
   await runs.repair();
   expect(await runs.repair()).toBe(0);
+  const untouched = () => rows("select id, updated_at, revision from graphile_worker._private_jobs");
+  const before = await untouched();
   await waiting(runId, 20);
-  expect(await runs.repair()).toBe(1);
-  expect(await runs.tokens(runId)).toHaveLength(1);
+  const { rows: answer } = await database.worker.pool.query("select * from app.tokens_repair()");
+  expect(answer).toEqual([{ looked_at: 1, repaired: 0 }]);
+  expect(await untouched()).toEqual(before);
+  // It was looked at, and is looked at again when 15 s have passed.
+  expect((await database.worker.pool.query("select * from app.tokens_repair()")).rows).toEqual([
+    { looked_at: 0, repaired: 0 },
+  ]);
 });
 
 test("a token that graphile-worker gave up is as good as lost", async () => {
@@ -80,16 +87,57 @@ test("the whole queue is lost: every waiting run gets its token, a running one n
   await runs.complete(tenantId, running, 1, {});
 });
 
-test("a tenant that is suspended gets none until it is not", async () => {
+test("a token that nobody who lives has held for 20 s is lost, one that a living worker holds is not", async () => {
+  const [lost, held, fresh] = [
+    await runs.add(tenantId, "plain"),
+    await runs.add(tenantId, "plain"),
+    await runs.add(tenantId, "plain"),
+  ];
+  for (const runId of [lost, held, fresh]) await waiting(runId, 20);
+  expect(await runs.repair()).toBe(3);
+  await rows("select from app.worker_beat('w', 'living', 'h', 1, '1', '{plain}', 4, '{}', '{}', '{}')");
+  const lock = (runId: string, pool: string, seconds: number) =>
+    rows(
+      `update graphile_worker._private_jobs set locked_by = $2, locked_at = now() - make_interval(secs => $3)
+       where payload ->> 'run_id' = $1`,
+      [runId, pool, seconds],
+    );
+  await lock(lost, "dead", 21);
+  await lock(held, "living", 100);
+  await lock(fresh, "new", 5); // taken before its first beat
+  for (const runId of [lost, held, fresh]) await waiting(runId, 20);
+  expect(await runs.repair()).toBe(1);
+  expect(
+    await rows("select locked_by from graphile_worker._private_jobs where locked_by is null"),
+  ).toHaveLength(1);
+  expect((await runs.tokens(lost)).some((token) => token["attempts"] < token["max_attempts"])).toBe(true);
+  await rows("select app.worker_stop('w')");
+});
+
+test("what is parked has no token to lose", async () => {
+  const runId = await runs.add(tenantId, "plain");
+  await waiting(runId, 20);
+  await rows("update app.job_runs set token_at = null where id = $1", [runId]);
+  expect(await runs.repair()).toBe(0);
+});
+
+test("the token of a suspended tenant is queued as the others; its claim parks the run", async () => {
   const suspended = await database.addTenant();
   const runId = await runs.add(suspended.tenantId, "plain");
   await waiting(runId, 20);
-  const setStatus = (status: string) =>
-    rows("update app.tenants set status = $2 where tenant_id = $1", [suspended.tenantId, status]);
-  await setStatus("SUSPENDED");
-  expect(await runs.repair()).toBe(0); // its worker would be refused
-  await setStatus("ACTIVE");
+  await rows("update app.tenants set status = 'SUSPENDED' where tenant_id = $1", [suspended.tenantId]);
   expect(await runs.repair()).toBe(1);
+  expect(await runs.claim(suspended.tenantId, runId)).toBeUndefined();
+  expect(await runs.row(runId)).toMatchObject({ state: "PENDING", attempt: 0, token_at: null });
+});
+
+test("the queue is dropped and made again: every waiting run gets its token", async () => {
+  const waitingRuns = await Promise.all(Array.from({ length: 5 }, () => runs.add(tenantId, "plain")));
+  for (const runId of waitingRuns) await waiting(runId, 20);
+  await rows("delete from graphile_worker._private_jobs");
+  await rows("delete from graphile_worker._private_tasks");
+  expect(await runs.repair()).toBe(5);
+  for (const runId of waitingRuns) expect(await runs.tokens(runId)).toMatchObject([{ task: "run" }]);
 });
 
 test("what waits for its time is not repaired before it", async () => {
@@ -107,7 +155,7 @@ test("runs that something else is at are passed over, not waited for", async () 
   const [late, busy] = [await runs.add(tenantId, "plain"), await runs.add(tenantId, "plain")];
   for (const runId of [late, busy]) await waiting(runId, 20);
   const held = { text: "select from app.job_runs where id = $1", values: [busy] };
-  const text = "select app.tokens_repair() as n";
+  const text = "select repaired as n from app.tokens_repair()";
   expect(await besides(database, held, database.worker, text)).toEqual([{ n: 1 }]);
   expect([(await runs.tokens(late)).length, (await runs.tokens(busy)).length]).toEqual([1, 0]);
   expect(await runs.repair()).toBe(1);

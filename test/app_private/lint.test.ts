@@ -299,10 +299,10 @@ const faults: Record<string, [fault: string, ...objects: string[]][]> = {
        comment on column app.things.tier is 'Tier.'`,
       "app.things things_tier_fkey",
     ],
-    ["drop index app.job_slots_kind_idx", "app.job_slots job_slots_kind_fkey"],
+    ["drop index app.tenants_plan_idx", "app.tenants tenants_plan_fkey"],
     [
-      "drop index app.job_slots_kind_idx; create index job_slots_kind_idx on app.job_slots (kind) where slot > 0",
-      "app.job_slots job_slots_kind_fkey",
+      "drop index app.tenants_plan_idx; create index tenants_plan_idx on app.tenants (plan) where version > 0",
+      "app.tenants tenants_plan_fkey",
     ],
   ],
   foreign_key_without_on_delete: [

@@ -1,12 +1,20 @@
 // sql/app_private/narration_check.sql and analysis_apply.sql: the words of a model, and what SQL takes of them.
 import { randomUUID } from "node:crypto";
 import { beforeEach, describe, expect, test } from "vitest";
-import { type Row, refusal } from "../support/contract.ts";
+import { lockWaits, type Row, refusal } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
-import { analysesOf, BY_TEMPLATE, byModel, type Item, itemFor, THREE_FINDINGS } from "../support/findings.ts";
+import {
+  analysesOf,
+  BY_TEMPLATE,
+  byModel,
+  costOf,
+  type Item,
+  itemFor,
+  THREE_FINDINGS,
+} from "../support/findings.ts";
 
 const database = testDatabase();
-const { costs, runs, detect, findings, list } = analysesOf(database);
+const { costs, runs, detect, candidates: candidatesOf, scheduled, findings, list } = analysesOf(database);
 let tenantId = "";
 let runId = "";
 let candidates: Row[] = [];
@@ -17,7 +25,7 @@ beforeEach(async () => {
     await costs.load(tenantId, THREE_FINDINGS);
   }
   runId = await runs.running(tenantId);
-  candidates = await detect(tenantId, runId);
+  candidates = await candidatesOf(tenantId, runId);
 });
 
 const complete = (result: unknown) => runs.complete(tenantId, runId, 1, result);
@@ -88,15 +96,151 @@ describe("it takes", () => {
     expect(await findings(tenantId)).toEqual(before);
   });
 
-  test("words for what a later run has found again: they are dropped, and the run completes", async () => {
-    const later = await runs.running(tenantId);
-    await detect(tenantId, later);
-    expect(await complete(byModel([item({ headline: "Too late" })]))).toBe("COMPLETED");
-    expect((await findings(tenantId)).map((each) => each["headline"])).not.toContain("Too late");
-    expect(await runs.complete(tenantId, later, 1, byModel([item({ headline: "In time" })]))).toBe(
-      "COMPLETED",
+  test("words for what a later detection saw alike: the numbers that they speak of are the same", async () => {
+    await detect(tenantId, await runs.running(tenantId, "detection"));
+    expect(await complete(byModel([item({ headline: "Still so" })]))).toBe("COMPLETED");
+    expect((await findings(tenantId))[0]).toMatchObject({ headline: "Still so", narrated_by: "model" });
+  });
+});
+
+/** Only that finding is worded; the run completes all the same. */
+async function isDropped(): Promise<void> {
+  expect(await complete(byModel([item({ headline: "Too late" }), itemFor(candidates[1]!, 2)]))).toBe(
+    "COMPLETED",
+  );
+  const kept = await findings(tenantId);
+  const byId = (index: number) => kept.find((each) => each["id"] === candidates[index]!["finding_id"]);
+  expect(byId(0)!["headline"]).not.toBe("Too late");
+  expect(byId(1)).toMatchObject({ narrated_by: "model" });
+}
+
+describe("it drops", () => {
+  beforeEach(async () => {
+    ({ tenantId } = await database.addTenant());
+    await costs.load(tenantId, THREE_FINDINGS);
+    runId = await runs.running(tenantId);
+    candidates = await candidatesOf(tenantId, runId);
+  });
+
+  const change = (set: string) =>
+    database.superuser.query(`update app.findings set ${set} where id = $1`, [candidates[0]!["finding_id"]]);
+
+  test("words for what a later detection saw otherwise", async () => {
+    await costs.load(tenantId, [
+      ...costOf("EC2", 100, { 0: 190, 1: 190, 2: 190, 3: 190 }),
+      ...costOf("S3", 100, { 6: 1_100 }),
+    ]);
+    await detect(tenantId, await runs.running(tenantId, "detection"));
+    await isDropped();
+    const seen = (await findings(tenantId)).find((each) => each["id"] === candidates[0]!["finding_id"]);
+    expect(seen).toMatchObject({ narrated_by: "template", state: "open" });
+  });
+
+  test("words for what a later detection has resolved, which stays resolved", async () => {
+    await costs.load(tenantId, [...costOf("EC2", 100), ...costOf("S3", 100, { 6: 1_100 })]);
+    await detect(tenantId, await runs.running(tenantId, "detection"));
+    await isDropped();
+    const gone = (await findings(tenantId)).find((each) => each["id"] === candidates[0]!["finding_id"]);
+    expect(gone).toMatchObject({ narrated_by: "template", state: "resolved", resolved_at: expect.any(Date) });
+  });
+
+  test.each(["dismissed", "snoozed"])("words for what a person has %s meanwhile", async (state) => {
+    await change(`state = '${state}'`);
+    await isDropped();
+  });
+
+  test("what would be refused for a finding that stands: it is gone, whatever the words are", async () => {
+    await change("state = 'dismissed'");
+    expect(await complete(byModel([item({ headline: "It costs 60", why: "" })]))).toBe("COMPLETED");
+  });
+
+  test("words for what another analysis of the same moment has said to leave alone", async () => {
+    const other = await runs.running(tenantId);
+    const theirs = await candidatesOf(tenantId, other);
+    expect(theirs).toEqual(candidates);
+    await runs.complete(
+      tenantId,
+      other,
+      1,
+      byModel([itemFor(theirs[0]!, 1, { remediation_code: "no_action" })]),
     );
-    expect((await findings(tenantId))[0]).toMatchObject({ headline: "In time" });
+    await isDropped();
+    expect(
+      (await findings(tenantId)).find((each) => each["id"] === candidates[0]!["finding_id"]),
+    ).toMatchObject({ remediation_code: "no_action", narrated_by: "model" });
+  });
+
+  test("what changes while the analysis waits for the finding to be free", async () => {
+    const holder = await database.superuser.connect();
+    await holder.query("begin");
+    await holder.query(
+      "update app.findings set slots = slots - 'excess' || '{\"excess\": \"1\"}' where id = $1",
+      [candidates[0]!["finding_id"]],
+    );
+    const dropped = isDropped();
+    await expect.poll(() => lockWaits(database), { timeout: 10_000 }).toBe(1);
+    await holder.query("commit");
+    holder.release();
+    await dropped;
+  });
+});
+
+test("two analyses at once each word what stands, and both end", async () => {
+  const running = await Promise.all([1, 2, 3, 4].map(() => runs.running(tenantId)));
+  const shown = await Promise.all(running.map((id) => candidatesOf(tenantId, id)));
+  const ended = running.map((id, index) =>
+    runs.complete(
+      tenantId,
+      id,
+      1,
+      byModel(
+        shown[index]!.toReversed().map((each, rank) =>
+          itemFor(each, rank + 1, { headline: `By ${"abcd"[index]}` }),
+        ),
+      ),
+    ),
+  );
+  expect(await Promise.all(ended)).toEqual(running.map(() => "COMPLETED"));
+  const kept = await findings(tenantId);
+  expect(new Set(kept.map((each) => each["headline"])).size).toBe(1);
+  expect(kept.map((each) => each["rank"])).toEqual([1, 2, 3]);
+});
+
+describe("without", () => {
+  const withoutOf = async (id: string) =>
+    (await database.superuser.query("select without from app.analyses where id = $1", [id])).rows[0].without;
+
+  test("a kind of its slot that has failed: the analysis remembers it, and its event says so", async () => {
+    const scheduledId = await scheduled(tenantId, "analysis", 3_600, {
+      without: ["cost_import", "detection"],
+    });
+    await candidatesOf(tenantId, scheduledId);
+    await runs.complete(tenantId, scheduledId, 1, BY_TEMPLATE);
+    expect(await withoutOf(scheduledId)).toEqual(["cost_import", "detection"]);
+    const { rows } = await database.superuser.query(
+      "select data from app.events where tenant_id = $1 and subject_id = $2 and type = 'analysis.completed'",
+      [tenantId, scheduledId],
+    );
+    expect(rows).toMatchObject([{ data: { without: ["cost_import", "detection"] } }]);
+  });
+
+  test("nothing, where nothing failed", async () => {
+    const scheduledId = await scheduled(tenantId, "analysis", 7_200, { missed_slots: 2 });
+    await runs.complete(tenantId, scheduledId, 1, BY_TEMPLATE);
+    expect(await withoutOf(scheduledId)).toEqual([]);
+  });
+
+  test("what a caller says in the input of a run of its own counts for nothing", async () => {
+    for (const without of [["cost_import"], "cost_import", 7]) {
+      const asked = await runs.add(tenantId);
+      await database.superuser.query("update app.job_runs set input = $2 where id = $1", [
+        asked,
+        { without },
+      ]);
+      await runs.claim(tenantId, asked);
+      await runs.complete(tenantId, asked, 1, BY_TEMPLATE);
+      expect(await withoutOf(asked)).toEqual([]);
+    }
   });
 });
 
@@ -126,6 +270,7 @@ describe("it refuses", () => {
     ["no remedy", { remediation_code: null as unknown as string }],
     ["a finding that is not there", { finding_id: randomUUID() }],
     ["no finding", { finding_id: null as unknown as string }],
+    ["no mark", { mark: null as unknown as string }],
     ["no rank", { rank: null as unknown as number }],
     ["rank zero", { rank: 0 }],
     ["a negative rank", { rank: -1 }],
@@ -141,7 +286,7 @@ describe("it refuses", () => {
     const other = await database.addTenant();
     await costs.load(other.tenantId, THREE_FINDINGS);
     const foreign = await runs.running(other.tenantId);
-    const [theirs] = await detect(other.tenantId, foreign);
+    const [theirs] = await candidatesOf(other.tenantId, foreign);
     await isRefused(byModel([itemFor(theirs!, 1)]));
     expect((await findings(other.tenantId))[0]).toMatchObject({ narrated_by: "template" });
   });

@@ -25,16 +25,27 @@ export async function liveALife(database: SceneDatabase, tenantId: string, life:
     "app.analysis_request($1, $2, 'offline', 'offline-analyst', 10, 10, $3)",
     `${word} request`,
   );
-  await ask("app.job_claim($1, $2, $3, $4)", run.run_id, `${word} worker`);
-  await ask("app.analysis_detect($1, $2, $3, 1)", run.run_id);
+  await claimAs(database, tenantId, run.run_id, `${word} worker`);
+  await ask("app.analysis_candidates($1, $2, $3, 1)", run.run_id);
   await spend(ask, life, run.run_id);
   const result = { narrated_by: "template", fallback_reason: `${word} reason`, items: [] };
   await ask("app.job_complete($1, $2, $3, 1, $4)", run.run_id, result);
 
   const lost = await ask("app.analysis_request($1, $2, 'offline', 'offline-analyst', 10, 10)");
-  await ask("app.job_claim($1, $2, $3, $4)", lost.run_id, `${word} worker`);
+  await claimAs(database, tenantId, lost.run_id, `${word} worker`);
   await ask("app.job_fail($1, $2, $3, 1, $4, $5)", lost.run_id, "analysis_invalid", `${word} error`);
   await mark(database, tenantId, life);
+}
+
+/** Claims a run as a worker of that name does. */
+async function claimAs(
+  database: SceneDatabase,
+  tenantId: string,
+  runId: unknown,
+  worker: string,
+): Promise<void> {
+  const text = "select * from app.job_claim($1, array[$2::uuid], array[$3::uuid])";
+  await database.superuser.query(text, [worker, tenantId, runId]);
 }
 
 type Ask = (text: string, ...values: unknown[]) => Promise<Record<string, string>>;
@@ -137,6 +148,20 @@ async function mark({ superuser }: SceneDatabase, tenantId: string, { word, numb
       tenantId,
       `${word} why`,
     ]);
+    await client.query(
+      `insert into app.cost_sources (tenant_id, source, path, last_digest, last_import_id, last_import_at)
+       select $1, $2, '/' || $2 || '.csv', encode(sha256(convert_to($2, 'UTF8')), 'hex'), i.id, now()
+       from app.cost_imports as i where i.tenant_id = $1 and i.status = 'PUBLISHED' limit 1`,
+      [tenantId, `${word} source`],
+    );
+    await client.query(
+      "insert into app.tenant_schedules (tenant_id, every, next_run_at) values ($1, '1 hour', now() + interval '1 day')",
+      [tenantId],
+    );
+    await client.query(
+      "insert into app.job_slots (tenant_id, kind, slot, run_id) values ($1, 'detection', $2, gen_random_uuid())",
+      [tenantId, number.replace(".", "")],
+    );
     await client.query("commit");
   } finally {
     client.release();

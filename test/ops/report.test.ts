@@ -8,7 +8,7 @@ import { ledgerOf } from "../support/ledger.ts";
 
 const database = testDatabase();
 const ledger = ledgerOf(database);
-const { costs, runs, detect } = analysesOf(database);
+const { costs, runs, detect, scheduled } = analysesOf(database);
 
 const seen = async (text: string, values: unknown[] = []): Promise<Row[]> =>
   (await database.ops.query(text, values)).rows;
@@ -72,6 +72,24 @@ describe("report", () => {
     await runs.fail(tenantId, await runs.running(tenantId), 1, "analysis_invalid");
     expect(await reportOf(name)).toMatchObject({ state: "analysis_invalid" });
     await runs.add(tenantId);
+    expect(await reportOf(name)).toMatchObject({ state: "running" });
+  });
+
+  test("what failed for good before it is named, however it was worded", async () => {
+    const { tenantId, name } = await database.addTenant();
+    const input = { without: ["cost_import", "detection"] };
+    const first = await scheduled(tenantId, "analysis", 3_600, input);
+    await runs.complete(tenantId, first, 1, byModel([]));
+    expect(await reportOf(name)).toMatchObject({ state: "completed without cost_import, detection" });
+    const second = await scheduled(tenantId, "analysis", 7_200, { without: ["cost_import"] });
+    expect(await reportOf(name)).toMatchObject({ state: "running" });
+    await runs.complete(tenantId, second, 1, BY_TEMPLATE);
+    expect(await reportOf(name)).toMatchObject({ state: "llm_unavailable without cost_import" });
+  });
+
+  test("a turn that has begun runs until its analysis has ended", async () => {
+    const { tenantId, name } = await database.addTenant();
+    await scheduled(tenantId, "detection", 3_600);
     expect(await reportOf(name)).toMatchObject({ state: "running" });
   });
 
@@ -171,16 +189,6 @@ test("imports: what came of each file", async () => {
   ]);
 });
 
-test("runs: newest first, with their errors", async () => {
-  const { tenantId, name } = await database.addTenant();
-  await runs.fail(tenantId, await runs.running(tenantId), 1, "llm_timeout", "No answer.");
-  await runs.complete(tenantId, await runs.running(tenantId), 1, BY_TEMPLATE);
-  expect(await seen("select * from ops.runs where tenant = $1", [name])).toMatchObject([
-    { kind: "analysis", state: "COMPLETED", attempt: 1, error_code: null },
-    { kind: "analysis", state: "FAILED", attempt: 1, error_code: "llm_timeout", error: "No answer." },
-  ]);
-});
-
 test("llm_calls: what was held and what it cost", async () => {
   const { tenantId, name } = await database.addTenant();
   const runId = await runs.add(tenantId);
@@ -207,7 +215,7 @@ test("llm_calls: what was held and what it cost", async () => {
 });
 
 describe("people may look, and change only through functions", () => {
-  const VIEWS = ["report", "findings", "budgets", "imports", "runs", "llm_calls", "tenants", "audit_log"];
+  const VIEWS = ["report", "findings", "budgets", "imports", "llm_calls", "tenants", "audit_log"];
 
   test.each(VIEWS)("ops.%s", async (view) => {
     await seen(`select * from ops.${view} limit 1`);

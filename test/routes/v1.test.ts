@@ -92,6 +92,7 @@ test("an analysis is asked for, has an address, and can be read there", async ()
     error_code: null,
     started_at: null,
     finished_at: null,
+    without: [],
   });
 });
 

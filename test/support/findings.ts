@@ -1,5 +1,6 @@
 // Costs in which the detectors find three things, and the steps of an analysis over them, for tests.
-import { as, type Row } from "./contract.ts";
+import { beforeAll } from "vitest";
+import { as, oneAs, type Row } from "./contract.ts";
 import { type Cells, type Costs, costsOf, dayAfter, usage } from "./costs.ts";
 import type { TestDatabase } from "./database.ts";
 import { type Runs, runsOf } from "./runs.ts";
@@ -31,6 +32,7 @@ export const THREE_FINDINGS: Cells[] = [
 /** An item of a wording that SQL accepts. */
 export type Item = {
   finding_id: string;
+  mark: string;
   rank: number;
   headline: string;
   why: string;
@@ -42,8 +44,12 @@ export type Item = {
 export type Analyses = {
   readonly costs: Costs;
   readonly runs: Runs;
-  /** What the detectors find, as candidates. */
-  detect(tenantId: string, runId: string, attempt?: number): Promise<Row[]>;
+  /** Runs the detectors as a run of kind detection does; gives the counts. */
+  detect(tenantId: string, runId: string, attempt?: number): Promise<Row>;
+  /** The candidates of an analysis; without a slot it runs the detectors first. */
+  candidates(tenantId: string, runId: string, attempt?: number): Promise<Row[]>;
+  /** A run that the scheduler made for a slot, claimed. */
+  scheduled(tenantId: string, kind: string, slot: number, input?: Record<string, unknown>): Promise<string>;
   /** Detects under a run of its own and completes it, worded by the template; gives the run and the candidates. */
   analyse(tenantId: string): Promise<{ runId: string; candidates: Row[] }>;
   /** The findings of a tenant by detector and rank, as they are stored. */
@@ -72,6 +78,7 @@ export const byModel = (items: unknown, summary: string | null = "All is told.")
 export function itemFor(candidate: Row, rank: number, different: Partial<Item> = {}): Item {
   return {
     finding_id: candidate["finding_id"],
+    mark: candidate["mark"],
     rank,
     headline: "{{service}} stands out",
     why: "It is dearer than usual.",
@@ -84,14 +91,33 @@ export function itemFor(candidate: Row, rank: number, different: Partial<Item> =
 /** The analyses of a test database. */
 export function analysesOf(database: TestDatabase): Analyses {
   const runs = runsOf(database);
+  // Several runs of one tenant at a time, as where a tier has more places than one.
+  beforeAll(async () => {
+    await database.superuser.query("update app.job_kinds set max_running = null");
+  });
   const analyses: Analyses = {
     costs: costsOf(database),
     runs,
     detect: (tenantId, runId, attempt = 1) =>
-      as(database.worker, tenantId, "select * from app.analysis_detect($1, $2, $3, $4)", [runId, attempt]),
+      oneAs(database.service, tenantId, "select * from app.findings_detect($1, $2, $3, $4)", [
+        runId,
+        attempt,
+      ]),
+    candidates: (tenantId, runId, attempt = 1) =>
+      as(database.service, tenantId, "select * from app.analysis_candidates($1, $2, $3, $4)", [
+        runId,
+        attempt,
+      ]),
+    async scheduled(tenantId, kind, slot, input = {}) {
+      const text =
+        "insert into app.job_runs (tenant_id, kind, slot, input) values ($1, $2, $3, $4) returning id";
+      const { rows } = await database.superuser.query(text, [tenantId, kind, slot, input]);
+      await runs.claim(tenantId, rows[0].id);
+      return rows[0].id;
+    },
     async analyse(tenantId) {
       const runId = await runs.running(tenantId);
-      const candidates = await analyses.detect(tenantId, runId);
+      const candidates = await analyses.candidates(tenantId, runId);
       await runs.complete(tenantId, runId, 1, BY_TEMPLATE);
       return { runId, candidates };
     },

@@ -2,6 +2,10 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import pino, { type Logger } from "pino";
 import { expect } from "vitest";
+import { jobClaim } from "../../src/jobs.ts";
+import { coalescedClaims } from "../../src/runs/claims.ts";
+import type { Observe, RunDeps } from "../../src/runs.ts";
+import { AnyInput, type Task, type TaskEntry } from "../../src/tasks.ts";
 import type { TestDatabase } from "./database.ts";
 
 /** What the superuser sees: a look behind the curtain, or a thing broken on purpose. */
@@ -49,11 +53,43 @@ export async function addRun(
 ): Promise<string> {
   const [run] = await sql<{ id: string }>(
     database,
-    "insert into app.job_runs (tenant_id, kind, input) values ($1, $2, $3) returning id",
+    "insert into app.job_runs (tenant_id, kind, input, token_at) values ($1, $2, $3, now()) returning id",
     [tenantId, kind, input],
   );
-  await sql(database, "select app_private.tokens_add(array[$1::uuid], array[$2::uuid])", [run!.id, tenantId]);
+  await sql(database, "select app_private.runs_token(array[$1::uuid], array[$2::uuid])", [tenantId, run!.id]);
   return run!.id;
+}
+
+/** Tasks whose input may be anything. */
+export function tasksOf(handlers: Record<string, Task>): TaskEntry[] {
+  return Object.entries(handlers).map(([kind, run]) => ({ kind, input: AnyInput, run }) as TaskEntry);
+}
+
+/** What a run needs from its worker; the runs have the connections of this database. */
+export function depsOf(
+  database: TestDatabase,
+  worker: string,
+  given: Pick<RunDeps, "log"> & Partial<RunDeps>,
+): RunDeps {
+  const db = database.worker;
+  return {
+    db,
+    work: database.service,
+    claim: coalescedClaims((runs) => jobClaim(db, worker, runs)),
+    live: new Set(),
+    ...given,
+  };
+}
+
+/** Measures nothing but what a test asks for. */
+export function observing(some: Partial<Observe>): Observe {
+  const nothing = () => {};
+  return {
+    ...{ jobSeconds: nothing, jobTimeout: nothing, jobWait: nothing, claimSeconds: nothing },
+    ...{ commitSeconds: nothing, reaped: nothing, handlersLeaked: nothing, schedulerDeadlock: nothing },
+    tick: nothing,
+    ...some,
+  };
 }
 
 export type RunRow = {

@@ -1,6 +1,6 @@
 // Calls of the job functions, and what became of a run, for tests.
 import { expect } from "vitest";
-import { as, oneAs, type Row } from "./contract.ts";
+import { oneAs, type Row } from "./contract.ts";
 import type { TestDatabase } from "./database.ts";
 
 /** The job functions as the worker calls them, and the rows behind them. */
@@ -10,7 +10,7 @@ export type Runs = {
     kind: string,
     settings?: { maxRetries?: number; baseMs?: number; capMs?: number; fatal?: string[]; seconds?: number },
   ): Promise<string>;
-  /** A pending run; `analysis` unless another kind is named. */
+  /** A pending run whose token was lost; `analysis` unless another kind is named. */
   add(tenantId: string, kind?: string): Promise<string>;
   claim(tenantId: string, runId: string, worker?: string): Promise<Row | undefined>;
   /** A run that worker `w1` has just claimed. */
@@ -56,17 +56,15 @@ export function runsOf({ worker, superuser }: TestDatabase): Runs {
       return kind;
     },
     async add(tenantId, kind = "analysis") {
-      const [run] = await rows("insert into app.job_runs (tenant_id, kind) values ($1, $2) returning id", [
-        tenantId,
-        kind,
-      ]);
+      const [run] = await rows(
+        "insert into app.job_runs (tenant_id, kind, token_at) values ($1, $2, clock_timestamp()) returning id",
+        [tenantId, kind],
+      );
       return run!["id"];
     },
     async claim(tenantId, runId, name = "w1") {
-      const claimed = await as(worker, tenantId, "select * from app.job_claim($1, $2, $3, $4)", [
-        runId,
-        name,
-      ]);
+      const text = "select * from app.job_claim($1, array[$2::uuid], array[$3::uuid])";
+      const { rows: claimed } = await worker.pool.query(text, [name, tenantId, runId]);
       expect(claimed.length).toBeLessThanOrEqual(1);
       return claimed[0];
     },
@@ -93,7 +91,7 @@ export function runsOf({ worker, superuser }: TestDatabase): Runs {
     reap: async (maxRows = 500) =>
       (await worker.pool.query("select * from app.job_reap($1)", [maxRows])).rows,
     repair: async (maxRows = 500) =>
-      (await worker.pool.query("select app.tokens_repair($1) as n", [maxRows])).rows[0].n,
+      (await worker.pool.query("select repaired as n from app.tokens_repair($1)", [maxRows])).rows[0].n,
     row: async (runId) => (await rows("select * from app.job_runs where id = $1", [runId]))[0]!,
     async makeDue(runId) {
       await rows("update app.job_runs set available_at = clock_timestamp() where id = $1", [runId]);

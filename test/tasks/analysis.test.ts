@@ -3,17 +3,18 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { type Analysis, analysisGet } from "../../src/analyses.ts";
 import { importFocus } from "../../src/imports.ts";
 import { jobReap } from "../../src/jobs.ts";
 import { type Llm, OFFLINE, type Provider, providerOf } from "../../src/llm.ts";
-import { executeRun, type Task } from "../../src/runs.ts";
 import { sampleTenants, writeSample } from "../../src/sample.ts";
+import type { TaskEntry } from "../../src/tasks.ts";
 import analysis from "../../tasks/analysis.ts";
+import detection from "../../tasks/detection.ts";
 import { testDatabase } from "../support/database.ts";
-import { addRun, history, journal, runRow, sql } from "../support/job_scene.ts";
+import { history, journal, runRow, sql } from "../support/job_scene.ts";
+import { executeTask } from "../support/task_run.ts";
 
 const database = testDatabase();
 const db = database.worker;
@@ -47,15 +48,18 @@ async function tenant(options: { limitUsd?: string; costs?: boolean } = {}): Pro
   return tenantId;
 }
 
-function taskFor(provider: Provider): Task {
-  const llm: Llm = { db, log, provider, deadlineMs: 30_000, retryDelaysMs: [] };
+function taskFor(provider: Provider): TaskEntry {
+  const llm: Llm = { db: database.service, log, provider, deadlineMs: 30_000, retryDelaysMs: [] };
   return analysis(llm);
 }
 
 /** Executes an analysis of the tenant, and gives it as it stands then. */
-async function analyse(tenantId: string, task: Task): Promise<Analysis> {
-  const runId = await addRun(database, tenantId, "analysis");
-  await executeRun({ db, log, worker: "test" }, { tenantId, runId }, { analysis: task });
+async function analyse(
+  tenantId: string,
+  task: TaskEntry,
+  then?: (runId: string) => Promise<void>,
+): Promise<Analysis> {
+  const { runId } = await executeTask(database, tenantId, task, { log, ...(then && { then }) });
   return analysisGet(db, tenantId, runId);
 }
 
@@ -170,20 +174,42 @@ test("a model that is silent costs the words, not the run: there is time left to
 test("an attempt that was overtaken applies nothing", async () => {
   const tenantId = await tenant();
   const task = taskFor(OFFLINE);
-  const overtaken = await analyse(tenantId, async (run) => {
-    const result = await task(run);
+  const overtaken = await analyse(tenantId, task, async (runId) => {
     await sql(database, "update app.job_runs set lease_until = now() - interval '1 second' where id = $1", [
-      run.runId,
+      runId,
     ]);
     await jobReap(db);
-    await sleep(10);
-    return result;
   });
 
   expect(overtaken).toMatchObject({ status: "PENDING", narrated_by: null, findings: null });
   expect(await sql(database, "select from app.analyses where tenant_id = $1", [tenantId])).toEqual([]);
   for (const { narrated_by } of await findings(tenantId)) expect(narrated_by).toBe("template");
   const { run_id: runId } = overtaken;
-  await executeRun({ db, log, worker: "test" }, { tenantId, runId }, { analysis: task });
+  await sql(database, "update app.job_runs set available_at = now() where id = $1", [runId]);
+  await executeTask(database, tenantId, task, { log, runId });
   expect(await analysisGet(db, tenantId, runId)).toMatchObject({ status: "COMPLETED", narrated_by: "model" });
+});
+
+test("a run of the scheduler words what its detection found, and says without what", async () => {
+  const tenantId = await tenant();
+  await executeTask(database, tenantId, detection(), { log, slot: 3_600 });
+  const [before] = await sql(
+    database,
+    "select max(last_seen_at) as at from app.findings where tenant_id = $1",
+    [tenantId],
+  );
+  const ended = await executeTask(database, tenantId, taskFor(OFFLINE), {
+    ...{ log, slot: 3_601, input: { without: ["cost_import"], missed_slots: 1 } },
+  });
+  expect(ended).toMatchObject({ state: "COMPLETED" });
+  expect(await analysisGet(db, tenantId, ended.runId)).toMatchObject({
+    narrated_by: "model",
+    without: ["cost_import"],
+  });
+  const [after] = await sql(
+    database,
+    "select max(last_seen_at) as at from app.findings where tenant_id = $1",
+    [tenantId],
+  );
+  expect(after).toEqual(before);
 });

@@ -32,7 +32,19 @@ const reservation = (argument: string, text: string): Naming => ({
 
 /** By the id of an object: a named error, alike for a foreign id and an absent one. */
 export const BY_ID: Naming[] = [
-  run("app.analysis_detect run_id", "select * from app.analysis_detect($1, $2, run_id => $3, attempt => 1)"),
+  run(
+    "app.analysis_candidates run_id",
+    "select * from app.analysis_candidates($1, $2, run_id => $3, attempt => 1)",
+  ),
+  run("app.findings_detect run_id", "select * from app.findings_detect($1, $2, run_id => $3, attempt => 1)"),
+  imported(
+    "app.cost_source_imported import_id",
+    "select app.cost_source_imported($1, $2, source => 'aws', digest => repeat('a', 64), import_id => $3)",
+  ),
+  run(
+    "app.job_progress run_id",
+    "select app.job_progress($1, $2, run_id => $3, attempt => 1, progress => 0.5)",
+  ),
   {
     ...run("app.analysis_get analysis_id", "select * from app.analysis_get($1, $2, analysis_id => $3)"),
     notFound: "NA101",
@@ -50,16 +62,28 @@ export const BY_ID: Naming[] = [
     "select * from app.cost_import_publish($1, $2, import_id => $3)",
   ),
   imported("app.cost_import_roll_up import_id", "select app.cost_import_roll_up($1, $2, import_id => $3)"),
-  run("app.job_claim run_id", "select * from app.job_claim($1, $2, run_id => $3, worker => 'w')"),
+  run(
+    "app.job_cancel run_id",
+    "select * from app.job_cancel($1, $2, run_id => $3, actor => 'x', reason => 'not mine', force => true)",
+  ),
   run(
     "app.job_complete run_id",
     "select app.job_complete($1, $2, run_id => $3, attempt => 1, result => '{}')",
   ),
   run(
+    "app.job_discard run_id",
+    "select * from app.job_discard($1, $2, run_id => $3, actor => 'x', reason => 'not mine')",
+  ),
+  run(
     "app.job_fail run_id",
     "select * from app.job_fail($1, $2, run_id => $3, attempt => 1, error_code => 'x', error => 'x')",
   ),
+  run("app.job_get run_id", "select * from app.job_get($1, $2, run_id => $3)"),
   run("app.job_heartbeat run_id", "select app.job_heartbeat($1, $2, run_id => $3, attempt => 1)"),
+  run(
+    "app.job_replay run_id",
+    "select * from app.job_replay($1, $2, run_id => $3, actor => 'x', reason => 'not mine', force => true)",
+  ),
   reservation(
     "app.llm_presume reservation_id",
     "select * from app.llm_presume($1, $2, reservation_id => $3, reason => 'x')",
@@ -86,6 +110,11 @@ export const BY_KEY: Omit<Naming, "notFound" | "ids">[] = [
     text: "select * from app.analysis_request($1, $2, 'offline', 'offline-analyst', 10, 10, idempotency_key => $3)",
   },
   {
+    argument: "app.job_enqueue idempotency_key",
+    // One key names one request, of whichever function: these are not those of app.analysis_request.
+    text: "select run_id, state, created_at, replayed from app.job_enqueue($1, $2, 'analysis', idempotency_key => 'job.' || $3)",
+  },
+  {
     argument: "app.llm_reserve idempotency_key",
     text: "select * from app.llm_reserve($1, $2, idempotency_key => $3, provider => 'offline', model => 'offline-analyst', input_tokens_bound => 10, max_output_tokens => 10)",
   },
@@ -95,5 +124,7 @@ export const BY_KEY: Omit<Naming, "notFound" | "ids">[] = [
 export const NAMES_NOTHING: string[] = [
   "app.cost_import_add rows", // cells of a line: no column of it is an id of ours
   "app.cost_import_fail error", // kept as it comes
+  "app.job_enqueue input", // what a task is asked: kept as it comes
+  "app.job_list before", // a place in the order of one's own runs, be it a run or not
   "app.llm_settle provider_request_id", // what the provider calls the call: kept as it comes
 ];

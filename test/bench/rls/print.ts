@@ -1,4 +1,6 @@
 // The figures as tables in markdown: a limit beside each, and the spread of the tenths of the run.
+
+import { count, table } from "../tables.ts";
 import type { InsideResult } from "./inside.ts";
 import type { QueryResult } from "./queries.ts";
 import type { Figure } from "./rounds.ts";
@@ -68,15 +70,6 @@ function rowOf({ query, plain_us, isolated_us, ratio: figure }: QueryResult): st
   return [query, micros(plain_us), micros(isolated_us), ratio(figure.value), spread(figure, ratio)];
 }
 
-function table(headings: string[], rows: string[][]): string[] {
-  const line = (cells: string[]) => `| ${cells.join(" | ")} |`;
-  return [
-    line(headings),
-    line(headings.map((_, column) => (column === 0 ? "---" : "--:"))),
-    ...rows.map(line),
-  ];
-}
-
 function spread({ low, high }: Figure, text: (value: number) => string): string {
   return `${text(low)} to ${text(high)}`;
 }
@@ -87,8 +80,4 @@ function ratio(value: number | null | undefined): string {
 
 function micros(value: number): string {
   return value >= 1000 ? count(Math.round(value)) : value.toFixed(1);
-}
-
-function count(value: number): string {
-  return value.toLocaleString("en-US");
 }

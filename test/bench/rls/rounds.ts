@@ -69,7 +69,8 @@ export function compared(
   return { value: median(figures), low: quantile(spread, 0.1), high: quantile(spread, 0.9) };
 }
 
-function quantile(values: readonly number[], part: number): number {
+/** The value below which that part of them lies. */
+export function quantile(values: readonly number[], part: number): number {
   const sorted = values.toSorted((one, other) => one - other);
   return sorted[Math.round((sorted.length - 1) * part)] ?? Number.NaN;
 }

@@ -1,0 +1,76 @@
+create or replace function app_private.turns_make(tenant_ids uuid[], slots bigint[], missed bigint[])
+returns jsonb
+language plpgsql
+set search_path = ''
+set plan_cache_mode = force_custom_plan  -- one run or fifty thousand: a plan for ten would not end
+set work_mem = '32MB'
+as $$
+declare
+  v_kinds  app.job_kinds[];  -- those of a slot, in order
+  v_second text;             -- the first one of tenants without a source of costs
+  v_busy   uuid[];           -- who has runs that have not ended, and maybe no place left
+  v_made   jsonb := pg_catalog.jsonb_build_object();
+  v_batch  record;
+begin
+  if coalesce(tenant_ids, '{}') = '{}' then return v_made; end if;
+  v_kinds := array(select k from app.job_kinds as k where k.slot_order is not null order by k.slot_order);
+  v_second := case when v_kinds[1].kind = 'cost_import' then v_kinds[2].kind else v_kinds[1].kind end;
+  perform app_private.turns_cancel(tenant_ids, slots);
+  v_busy := array(
+    select distinct r.tenant_id from app.job_runs as r
+    where r.tenant_id = any (tenant_ids) and r.state in ('PENDING', 'RUNNING', 'FAILED'));
+
+  for v_batch in
+    with taken as (
+      insert into app.job_slots (tenant_id, kind, slot, run_id)
+      select w.tenant_id, case when f.sourced then v_kinds[1].kind else v_second end, w.slot,
+             app_private.uuid_v7()
+      from unnest(tenant_ids, slots) as w (tenant_id, slot)
+      cross join lateral (
+        select w.tenant_id in (select s.tenant_id from app.cost_sources as s) as sourced) as f
+      -- Its source may be newer than the turn.
+      where not (f.sourced and exists (
+        select from app.job_slots as j where j.tenant_id = w.tenant_id and j.kind = v_second
+          and j.slot = w.slot))
+      order by w.tenant_id
+      on conflict on constraint job_slots_pkey do nothing returning tenant_id, kind, slot, run_id
+    ),
+    made as (
+      insert into app.job_runs as r (tenant_id, id, kind, slot, input, token_at, token_rank)
+      select t.tenant_id, t.run_id, t.kind, t.slot,
+             case when w.missed > 0 then pg_catalog.jsonb_build_object('missed_slots', w.missed)
+                  else '{}' end,
+             case when p.rank is not null then pg_catalog.clock_timestamp() end, coalesce(p.rank, 0)
+      from taken as t
+      join unnest(tenant_ids, missed) as w (tenant_id, missed) on w.tenant_id = t.tenant_id
+      join unnest(v_kinds) as k on k.kind = t.kind
+      cross join lateral (select case
+        when k.paused_at is not null then null
+        when t.tenant_id <> all (v_busy) then 0
+        else (select min(f.rank) from app_private.job_places(array[t.tenant_id], array[t.kind]) as f)
+        end::smallint as rank) as p
+      returning r.*
+    )
+    select c.tier, count(*) as runs,
+           array_agg(app_private.token_of(m, c.weight)) filter (where m.token_at is not null) as tokens
+    from made as m
+    join app.tenants as t on t.tenant_id = m.tenant_id
+    join app.tiers as c on c.tier = t.tier
+    group by c.tier
+  loop
+    v_made := v_made || pg_catalog.jsonb_build_object(v_batch.tier, v_batch.runs);
+    if v_batch.tokens is not null then
+      perform app_private.tokens_add(v_batch.tokens);
+    end if;
+  end loop;
+  return v_made;
+end
+$$;
+
+comment on function app_private.turns_make is
+  'Makes the first run of a turn of each of these tenants, with its token, once for each tenant and slot; a tenant comes '
+  'once. Answers how many runs per cohort, as {"ACTIVE": 3}. The kind is the first that applies: cost_import is for '
+  'tenants with a row in app.cost_sources. That of a paused kind is made all the same and waits without a token, as at any other pause: its '
+  'turn goes on when the pause ends. missed is what its input says of turns that were given up for it.';
+
+grant execute on function app_private.turns_make to holdfast_system;

@@ -1,0 +1,20 @@
+create or replace function app_private.turns_open(tenant_ids uuid[])
+returns table (tenant_id uuid, turns bigint)
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return query
+  select r.tenant_id, count(distinct r.slot)
+  from app.job_runs as r
+  where r.tenant_id = any (turns_open.tenant_ids) and r.state in ('PENDING', 'RUNNING', 'FAILED')
+    and r.slot is not null
+  group by r.tenant_id;
+end
+$$;
+
+comment on function app_private.turns_open is
+  'How many turns of these tenants have not ended: those with a run of any kind that has not. No row for a tenant without.';
+
+grant execute on function app_private.turns_open to holdfast_system;
