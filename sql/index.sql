@@ -191,6 +191,7 @@
 --!include app_private/daily_before.sql
 --!include app_private/daily_due.sql
 --!include app_private/own_turns_take.sql
+--!include app_private/own_turns_make.sql
 --!include app_private/turn_last.sql
 --!include app_private/newcomer.sql
 --!include app_private/newcomers.sql
@@ -228,6 +229,7 @@
 --!include app_private/narration_check.sql
 --!include app_private/analysis_apply.sql
 --!include app_private/analysis_status.sql
+--!include app_private/job_applies.sql
 --!include app_private/job_apply.sql
 --!include app/analysis_request.sql
 --!include app/findings_detect.sql
@@ -235,6 +237,7 @@
 --!include app/analysis_get.sql
 --!include app/findings_list.sql
 --!include app/job_complete.sql
+--!include app/job_complete_many.sql
 --!include app_private/partition_needed.sql
 --!include app_private/partitions_drop.sql
 --!include app/maintain.sql

@@ -7,8 +7,8 @@ import { AppError } from "./errors.ts";
 import { localSecrets } from "./secrets.ts";
 import type { TicketKey } from "./tickets.ts";
 
-/** What a process runs: everything (`npm start`), the HTTP endpoint, the worker, or the migration. */
-export type Part = "all" | "api" | "worker" | "migrate";
+/** What a process runs: everything (`npm start`), the HTTP endpoint, the worker, an import, or the migration. */
+export type Part = "all" | "api" | "worker" | "import" | "migrate";
 
 type Settings = {
   part: Part;
@@ -46,7 +46,8 @@ export type LlmSettings = {
 type Needs = {
   all: { jwtSecretKey: Buffer };
   api: { databaseUrl: string; jwtSecretKey: Buffer };
-  worker: { databaseUrl: string };
+  worker: { databaseUrl: string; tasksDatabaseUrl: string };
+  import: { databaseUrl: string };
   migrate: { databaseUrl: string };
 };
 
@@ -138,7 +139,8 @@ const SECRETS: readonly Name[] = [
 const NEEDED: Record<Part, readonly Name[]> = {
   all: ["TICKET_KEY", "JWT_SECRET_KEY"],
   api: ["DATABASE_URL", "TICKET_KEY", "JWT_SECRET_KEY"],
-  worker: ["DATABASE_URL", "TICKET_KEY"],
+  worker: ["DATABASE_URL", "TASKS_DATABASE_URL", "TICKET_KEY"],
+  import: ["DATABASE_URL", "TICKET_KEY"],
   migrate: ["DATABASE_URL", "TICKET_KEY"],
 };
 

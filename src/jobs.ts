@@ -157,6 +157,34 @@ export async function jobComplete(
   await call(db, tenantId, COMPLETE.text, values, COMPLETE.row, options);
 }
 
+const CompletedRun = z.object({ runId: z.guid() });
+
+/** A run that was completed. */
+export type CompletedRun = z.infer<typeof CompletedRun>;
+
+/** An attempt, and what its task has answered. */
+export type EndedAttempt = RunAttempt & { result: unknown };
+
+/**
+ * Completes those of these attempts whose kind applies nothing; one that is not answered is to be completed by
+ * `jobComplete`, which applies its result or says what has become of the run.
+ */
+export async function jobCompleteMany(
+  db: System,
+  ended: readonly EndedAttempt[],
+  options?: CallOptions,
+): Promise<CompletedRun[]> {
+  const text = `select run_id as "runId"
+                from app.job_complete_many(tenant_ids => $1, run_ids => $2, attempts => $3, results => $4)`;
+  const values = [
+    ended.map((each) => each.tenantId),
+    ended.map((each) => each.runId),
+    ended.map((each) => each.attempt),
+    ended.map((each) => JSON.stringify(each.result ?? null)),
+  ];
+  return systemCall(db, text, values, CompletedRun, options);
+}
+
 const Failed = z.object({ state: z.enum(["PENDING", "FAILED", "DEAD_LETTER"]), availableAt: z.date() });
 
 /** How an attempt left its run: PENDING after a shutdown, FAILED until `availableAt`, or a dead letter. */

@@ -144,8 +144,7 @@ async function runWorker(): Promise<void> {
   const log = createLog({ level: config.logLevel, part: "worker" });
   const metrics = processMetrics();
   const db = await openDb(config, { name: "worker", url: workerUrl }, metrics);
-  const url = config.tasksDatabaseUrl;
-  const work = url === undefined ? undefined : await openDb(config, { name: "tasks", url }, metrics);
+  const work = await openDb(config, { name: "tasks", url: config.tasksDatabaseUrl }, metrics);
   const fatal = Promise.withResolvers<never>();
   const watchdog = startWatchdog();
   let probes: Probes | undefined;
@@ -158,7 +157,7 @@ async function runWorker(): Promise<void> {
     await worker.stop();
   } finally {
     await probes?.stop();
-    await Promise.all([db.pool.end(), work?.pool.end()]);
+    await Promise.all([db.pool.end(), work.pool.end()]);
     await watchdog.stop();
     setTimeout(() => process.exit(), LEFTOVERS_MS).unref();
   }
@@ -169,7 +168,7 @@ async function runImport(options: Options): Promise<void> {
   if (file === undefined || tenant === undefined) {
     return usage("npm run import wants --file FILE and --tenant NAME.");
   }
-  const config = readConfig("worker");
+  const config = readConfig("import");
   const { signal } = stopping;
   const progress = new Progress();
   const log = createLog({ level: config.logLevel, part: "import", destination: progress.log });

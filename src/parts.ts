@@ -52,8 +52,8 @@ export async function openDb(
 ): Promise<Db> {
   const pool = createPool({
     connectionString: login.url,
-    // A work transaction keeps its connection for as long as its run takes: each run at a time has one.
-    max: login.name === "tasks" ? config.workerConcurrency + 1 : config.databasePoolSize,
+    // A run may keep one for its work transaction, and make a call beside it.
+    max: login.name === "tasks" ? 2 * config.workerConcurrency + 1 : config.databasePoolSize,
     application_name: `holdfast_${login.name}`,
   });
   metrics.watchPool(login.name, pool);
@@ -135,10 +135,10 @@ function portTaken(error: NodeJS.ErrnoException): never {
   });
 }
 
-/** What a worker is started with; `work` is where the work transactions of tasks go. */
+/** What a worker is started with; `work` is where its tasks work. */
 export type Workplace = {
   db: Db;
-  work: Db | undefined;
+  work: Db;
   workerUrl: string;
   log: Log;
   metrics: Metrics;
@@ -150,13 +150,19 @@ export async function startWork(config: Config, given: Workplace): Promise<Worke
   const { db, work, workerUrl, log, metrics, onFatal } = given;
   metrics.watchDatabase(() => jobMetrics(db));
   const provider = providerOf(config.llm);
-  const llm: Llm = { db, log, provider, deadlineMs: config.llm.deadlineMs, observe: metrics.llm(provider) };
+  const llm: Llm = {
+    db: work,
+    log,
+    provider,
+    deadlineMs: config.llm.deadlineMs,
+    observe: metrics.llm(provider),
+  };
   return startWorker({
     workerUrl,
     db,
     work,
     version: VERSION,
-    tasks: [costImport(db), detection(), analysis(llm)],
+    tasks: [costImport(work), detection(), analysis(llm)],
     log,
     observe: metrics.runs,
     concurrency: config.workerConcurrency,

@@ -3,14 +3,23 @@ import pg from "pg";
 import type { Logger } from "pino";
 import type { Db } from "./db.ts";
 import { AppError } from "./errors.ts";
-import { type FailedRun, jobComplete, jobFail } from "./jobs.ts";
+import {
+  type ClaimedRun,
+  type CompletedRun,
+  type EndedAttempt,
+  type FailedRun,
+  jobComplete,
+  jobFail,
+} from "./jobs.ts";
 import { type Attempt, attemptOf, isFenced } from "./runs/attempt.ts";
 import type { LiveAttempt } from "./runs/beats.ts";
-import type { Claim, RunToken } from "./runs/claims.ts";
 import { type Handler, startThread } from "./runs/thread.ts";
 import type { Run, Task, TaskEntry } from "./tasks.ts";
 
-export type { Run, RunToken, Task };
+export type { Run, Task };
+
+/** What a token of the queue carries. */
+export type RunToken = { tenantId: string; runId: string };
 
 /** How long a handler may go on after its signal; then its slot is taken from it. */
 export const GRACE_MS = 2_000;
@@ -48,10 +57,13 @@ export type RunOutcome = "completed" | "stopped" | "failed" | "dead_letter" | "f
 /** What a run needs from its worker. */
 export type RunDeps = {
   db: Db;
-  /** Where work transactions go, as holdfast_service; without it `run.client` refuses. */
-  work?: Db | undefined;
+  /** Where tasks work, as holdfast_service: a login from which nothing leads to another tenant. */
+  work: Db;
   log: Logger;
-  claim: Claim;
+  /** Claims the run of a token; undefined when there is nothing to do. */
+  claim(token: RunToken): Promise<ClaimedRun | undefined>;
+  /** Completes an attempt whose kind applies nothing; undefined when it was not completed. */
+  complete(ended: EndedAttempt): Promise<CompletedRun | undefined>;
   /** The attempts that go on, for the beat. */
   live: Set<LiveAttempt>;
   observe?: Observe | undefined;
@@ -209,10 +221,12 @@ async function record(deps: RunDeps, attempt: Attempt, settled: Settled): Promis
   }
 }
 
-/** With what the task has done in its work transaction, both or neither; one statement when it has done nothing. */
+/** With what the task has done in its work transaction, both or neither. Where it has done nothing there, with others. */
 async function complete(deps: RunDeps, attempt: Attempt, result: unknown): Promise<void> {
   if (attempt.work?.isOpen) return attempt.work.complete(result);
-  await jobComplete(deps.db, attempt.tenantId, attempt.runId, attempt.attempt, result);
+  const { tenantId, runId, attempt: number } = attempt;
+  const completed = await deps.complete({ tenantId, runId, attempt: number, result }).catch(() => undefined);
+  if (completed === undefined) await jobComplete(deps.db, tenantId, runId, number, result);
 }
 
 async function recordFailure(

@@ -14,12 +14,19 @@ import type { Logger } from "pino";
 import { z } from "zod";
 import { createPool, type Db } from "./db.ts";
 import { AppError } from "./errors.ts";
-import { jobClaim, type WorkerFacts, workerBeat, workerStop } from "./jobs.ts";
+import {
+  type EndedAttempt,
+  jobClaim,
+  jobCompleteMany,
+  type WorkerFacts,
+  workerBeat,
+  workerStop,
+} from "./jobs.ts";
 import { endOfCalls } from "./llm/open_calls.ts";
 import { type Loops, startLoops, type Tick } from "./loops.ts";
 import { type Beats, startBeats } from "./runs/beats.ts";
-import { coalescedClaims } from "./runs/claims.ts";
-import { executeRun, GRACE_MS, type Observe, type RunDeps } from "./runs.ts";
+import { coalesced } from "./runs/coalesced.ts";
+import { executeRun, GRACE_MS, type Observe, type RunDeps, type RunToken } from "./runs.ts";
 import { byKind, refuseUnknownKinds, type Tasks } from "./tasks.ts";
 
 const SECOND = 1_000;
@@ -43,10 +50,10 @@ const LAST_CALLS_MS = 5 * SECOND;
 export type WorkerOptions = {
   /** The queue's own connections: login holdfast_worker, in session mode, for one of them listens. */
   workerUrl: string;
-  /** Where the runs do their work; its pool belongs to the caller and outlives the worker. */
+  /** Where the protocol of runs goes, as holdfast_worker; its pool belongs to the caller and outlives the worker. */
   db: Db;
-  /** Where `run.client` works, as holdfast_service, with a connection for each run at a time; the caller's, too. */
-  work?: Db | undefined;
+  /** Where tasks work, as holdfast_service, with two connections for each run at a time; the caller's, too. */
+  work: Db;
   /** The version of this program, for `ops.workers`. */
   version?: string;
   tasks: Tasks;
@@ -162,16 +169,17 @@ export async function startWorker(given: WorkerOptions): Promise<Worker> {
   return { stop, hasten: () => hastened.abort(), tickNow: loops.tickNow };
 }
 
-/** The queue's pool has a connection to spare when that of the runs has none: claims and beats must not wait. */
+/** The queue's pool has a connection to spare when that of the runs has none: claims, beats and ends must not wait. */
 function depsOf(options: Context, queue: pg.Pool): RunDeps & { facts: WorkerFacts } {
   const { db, work, log, observe, tasks, version, concurrency } = options;
   const kinds = tasks.map((each) => each.kind);
   const facts = { worker: "", pool: "", host: hostname(), pid: process.pid, version, kinds, concurrency };
-  const claim = coalescedClaims(
-    (runs) => jobClaim({ pool: queue }, facts.worker, runs),
+  const claim = coalesced(
+    (runs: RunToken[]) => jobClaim({ pool: queue }, facts.worker, runs),
     (seconds) => observe?.claimSeconds(seconds),
   );
-  return { db, work, log, observe, claim, live: new Set(), facts };
+  const complete = coalesced((ended: EndedAttempt[]) => jobCompleteMany({ pool: queue }, ended));
+  return { db, work, log, observe, claim, complete, live: new Set(), facts };
 }
 
 /** How long a drain is unless it is told: as long as a call may be out, 20 s to 30 s. */
@@ -209,6 +217,7 @@ async function startQueue(
   );
   try {
     doubtNotices(events, pgPool, log, await breakingMigration(pgPool));
+    letLocalQueueEnd(events);
     const runner = await runQueue({
       pgPool,
       concurrency,
@@ -245,6 +254,19 @@ async function startQueue(
   } catch (error) {
     throw schemaMissing(error) ? unmigrated(error) : error;
   }
+}
+
+/**
+ * graphile-worker 0.18.0 cannot give back the tokens that it holds locally when it is stopped with nothing under way: it
+ * refuses its own call, and reports that as six errors. One thing more under way, for a moment, is all that it lacks.
+ */
+function letLocalQueueEnd(events: WorkerEvents): void {
+  events.on("localQueue:setMode", ({ localQueue, newMode }) => {
+    if (newMode !== "RELEASED") return;
+    const queue = localQueue as unknown as { backgroundCount: number; decreaseBackgroundCount(): void };
+    queue.backgroundCount += 1;
+    setImmediate(() => queue.decreaseBackgroundCount());
+  });
 }
 
 /**
@@ -316,7 +338,7 @@ async function drain(options: Context, parts: Parts): Promise<void> {
   void pause(options.drainMs, closed.signal, hastened.signal).then(abortRuns);
   const closing = (async () => {
     await Promise.all([loops.ended, endOfQueue(runner)]);
-    await endOfCalls(options.db, hastened.signal.aborted ? 0 : LAST_CALLS_MS);
+    await endOfCalls(options.work, hastened.signal.aborted ? 0 : LAST_CALLS_MS);
     await beats.stop();
     await workerStop({ pool: queue }, parts.worker).catch((error: unknown) => {
       options.log.warn({ err: error }, "worker_stop_untold"); // it is found by its silence

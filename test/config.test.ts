@@ -46,7 +46,7 @@ test("an empty environment starts everything in development, offline, with secre
     http: { host: "127.0.0.1", port: 8402 },
     metrics: { host: "127.0.0.1", port: 8404 },
     llm: { baseUrl: undefined, apiKey: undefined, model: undefined, deadlineMs: 30_000 },
-    workerConcurrency: 4,
+    ...{ workerConcurrency: 4, leakedHandlersMax: 5, deadlockRetries: 3, tasksDatabaseUrl: undefined },
     logLevel: "info",
     directory,
   });
@@ -85,7 +85,8 @@ test("on a database of one's own the environment must be said", () => {
 
 test.each([
   ["api", ["ENVIRONMENT", "DATABASE_URL", "TICKET_KEY", "JWT_SECRET_KEY"]],
-  ["worker", ["ENVIRONMENT", "DATABASE_URL", "TICKET_KEY"]],
+  ["worker", ["ENVIRONMENT", "DATABASE_URL", "TASKS_DATABASE_URL", "TICKET_KEY"]],
+  ["import", ["ENVIRONMENT", "DATABASE_URL", "TICKET_KEY"]],
   ["migrate", ["ENVIRONMENT", "DATABASE_URL", "TICKET_KEY"]],
 ] as const)("%s alone needs %j, says all of it at once, and how to set it", (part, needed) => {
   const refusal = refusalOf(part, { HOLDFAST_DIR: directory });
@@ -97,10 +98,10 @@ test.each([
 });
 
 test("a part in development takes its keys from the local secrets, and needs its database still", () => {
-  const worker = readConfig("worker", { ENVIRONMENT: "development", DATABASE_URL, HOLDFAST_DIR: directory });
+  const worker = readConfig("import", { ENVIRONMENT: "development", DATABASE_URL, HOLDFAST_DIR: directory });
   expect(worker.ticketKey.secret).toEqual(localSecrets(directory).ticketKey);
   expect(refusalOf("worker", { ENVIRONMENT: "development", HOLDFAST_DIR: directory }).detail).toEqual({
-    variables: ["DATABASE_URL"],
+    variables: ["DATABASE_URL", "TASKS_DATABASE_URL"],
   });
 });
 
@@ -118,7 +119,10 @@ test("every fault is listed, each once, and no secret in any", () => {
     LLM_BASE_URL: `ftp://u:${PASSWORD}@h`,
     LLM_API_KEY: `${PASSWORD}\nand more`,
     LLM_DEADLINE_MS: "5",
+    TASKS_DATABASE_URL: `https://u:${PASSWORD}@h/d`,
     WORKER_CONCURRENCY: "-1",
+    LEAKED_HANDLERS_MAX: "0",
+    SCHEDULER_DEADLOCK_RETRIES: "6",
     LOG_LEVEL: "loud",
   });
   const named = [...refusal.message.matchAll(/^ {2}([A-Z_]+) /gm)].map((match) => match[1]);
@@ -139,6 +143,7 @@ test("every fault is listed, each once, and no secret in any", () => {
       "TICKET_KEY",
       "TICKET_KEY_ID",
       "WORKER_CONCURRENCY",
+      ...["TASKS_DATABASE_URL", "LEAKED_HANDLERS_MAX", "SCHEDULER_DEADLOCK_RETRIES"],
     ].toSorted(),
   );
   expect(refusal.message).toContain('HTTP_PORT is "70000". Set a port, 0 to 65535');
@@ -223,7 +228,7 @@ test("a variable that is set and empty counts as absent", () => {
 });
 
 test("a model needs an address, an address needs a model, and a local server needs no key", () => {
-  const local = readConfig("worker", {
+  const local = readConfig("import", {
     ...PRODUCTION,
     LLM_BASE_URL: "http://127.0.0.1:11434/v1",
     LLM_MODEL: "llama",

@@ -43,6 +43,7 @@ function part(script: string, databaseUrl: string, more: Record<string, string> 
   return run("npm", ["run", "--silent", script], {
     ENVIRONMENT: "development",
     DATABASE_URL: databaseUrl,
+    TASKS_DATABASE_URL: url("holdfast_service"),
     HTTP_PORT: "0",
     METRICS_PORT: "0",
     ...keys,
@@ -399,7 +400,7 @@ describe("a worker that is told to end while a model thinks", { timeout: 60_000 
 
 it("openDb learns what tickets must name, and counts what its login is refused", async () => {
   const metrics = processMetrics();
-  const config = readConfig("worker", {
+  const config = readConfig("import", {
     ENVIRONMENT: "development",
     DATABASE_URL: url("holdfast_worker"),
     TICKET_KEY: keys.TICKET_KEY,
@@ -419,10 +420,11 @@ it.each([
   ["service", "holdfast_service"],
   ["worker", "holdfast_worker"],
   ["import", "holdfast_worker"],
+  ["tasks", "holdfast_service"],
 ] as const)("openDb lets %s in as %s alone", async (part, wanted) => {
   for (const login of ["holdfast_service", "holdfast_worker", "holdfast_ops"]) {
     const DATABASE_URL = url(login);
-    const config = readConfig("worker", {
+    const config = readConfig("import", {
       ENVIRONMENT: "development",
       DATABASE_URL,
       TICKET_KEY: keys.TICKET_KEY,

@@ -1,5 +1,5 @@
 --! Previous: sha1:424dcfdc2272dc40f525255e68a66cab73d930d8
---! Hash: sha1:bbca0b5f40d86a5a95df5faa421722ffe3360bff
+--! Hash: sha1:360545b88d7e3977db45a984d177cde466640df7
 --! Message: jobs that cannot hang, a scheduler that cannot deadlock
 
 -- Jobs that cannot hang, and a scheduler that cannot deadlock.
@@ -72,7 +72,7 @@ alter table app.job_runs
   add constraint job_runs_running_has_token check (state <> 'RUNNING' or token_at is not null),
   add constraint job_runs_discarded_iff_dead check (discarded_at is null or state = 'DEAD_LETTER'),
   add constraint job_runs_reason_bounded check (length(actor) <= 100 and length(reason) <= 500);
-drop index if exists app.job_runs_live_idx, app.job_runs_available_at_idx, app.job_runs_kind_idx, app.job_slots_kind_idx;
+drop index if exists app.schedules_next_run_at_idx, app.job_runs_live_idx, app.job_runs_available_at_idx, app.job_runs_kind_idx, app.job_slots_kind_idx;
 alter table app.job_run_events drop constraint job_run_events_tenant_id_fkey;
 alter table app.job_slots drop constraint job_slots_tenant_id_fkey, drop constraint job_slots_kind_fkey;
 alter table app.analyses add column if not exists without text[] not null default '{}';
@@ -326,7 +326,7 @@ comment on table app.tiers is
   'comes too early. ops.tier_set changes the rows.';
 comment on column app.tiers.tier is 'The name of the cohort.';
 comment on column app.tiers.every is 'The time between two turns of one tenant.';
-comment on column app.tiers.rank is 'Which tier goes first when many are due; 1 is first.';
+comment on column app.tiers.rank is 'Which tier is listed first; turns go by how long they are due.';
 comment on column app.tiers.description is 'Who belongs here.';
 comment on column app.tiers.weight is
   'Its share when workers are short: it scales the runs that a tenant may have at a time, and the rank of the others.';
@@ -544,7 +544,7 @@ comment on function app.cost_sources_list is
   'The cost sources of a tenant, for a worker to read. last_digest is the SHA-256, in hex, of the file whose import stands '
   'for all its months; null when the file is to be read whatever it holds.';
 
-grant execute on function app.cost_sources_list to holdfast_service, holdfast_worker;
+grant execute on function app.cost_sources_list to holdfast_service;
 --! EndIncluded app/cost_sources_list.sql
 --! Included app/cost_source_imported.sql
 create or replace function app.cost_source_imported(
@@ -589,7 +589,7 @@ comment on function app.cost_source_imported is
   'Remembers which file of a source was imported, so that it is not read again before it changes. False when the source was '
   'dropped meanwhile: what was imported stays. Raises IM101 unless it is a published import of the source, OP102.';
 
-grant execute on function app.cost_source_imported to holdfast_service, holdfast_worker;
+grant execute on function app.cost_source_imported to holdfast_service;
 --! EndIncluded app/cost_source_imported.sql
 --! Included app/job_kinds.sql
 create table if not exists app.job_kinds (
@@ -1026,7 +1026,7 @@ stable
 -- One expression: the planner puts it in the place of the call.
 return row(run.tenant_id, run.id, run.attempt, run.available_at,
   least(32000, run.token_rank * 10 / weight + case
-      when run.slot is null or run.available_at < pg_catalog.clock_timestamp() - interval '5 minutes' then 0
+      when run.slot is null or run.available_at < pg_catalog.now() - interval '5 minutes' then 0
       else 10 end)::smallint
 )::app_private.token;
 
@@ -3158,7 +3158,7 @@ create table if not exists app.schedules (
   constraint schedules_missed_slots_positive check (missed_slots >= 0)
 );
 
-create index if not exists schedules_next_run_at_idx on app.schedules (next_run_at);
+create index if not exists schedules_next_run_at_tier_shard_idx on app.schedules (next_run_at, tier, shard);
 
 comment on table app.schedules is
   'When each tier and shard is due. One row stands for all its tenants, so that a tick locks few rows.';
@@ -3166,9 +3166,11 @@ comment on column app.schedules.tier is 'The cohort; app.tiers says how often.';
 comment on column app.schedules.shard is
   '0 to 255; shards of a tier are due one after the other, a 256th of its period apart.';
 comment on column app.schedules.next_run_at is 'Due from this moment on.';
-comment on column app.schedules.last_slot is 'When the last turn began that was taken, in seconds since 1970; null before the first.';
-comment on column app.schedules.open_slot is 'A turn that has more tenants than one tick makes runs for; the next tick goes on.';
-comment on column app.schedules.resume_after is 'The last tenant of the open turn that has its run.';
+comment on column app.schedules.last_slot is
+  'When the last turn began that was taken or given up, in seconds since 1970; null before the first.';
+comment on column app.schedules.open_slot is
+  'A turn that has more tenants than one tick makes runs for; the next tick goes on.';
+comment on column app.schedules.resume_after is 'The tenant up to which the open turn has come.';
 comment on column app.schedules.missed_slots is 'How many turns passed without runs of their own, since ever.';
 
 insert into app.schedules (tier, shard)
@@ -3243,8 +3245,7 @@ begin atomic
          case when x.runs then x.between - x.back else 0 end,
          case when x.runs then x.between - x.back when newest > last_slot then x.between + 1 else 0 end,
          newest - x.back * seconds,
-         case when x.back > 0 then pg_catalog.to_timestamp(newest - (x.back - 1) * seconds)
-              else next_run_at end
+         case when x.back > 0 then at else next_run_at end
   from (
     select b.between,
            -- Below last_slot the clock has gone back: those turns were there already.
@@ -3358,7 +3359,7 @@ comment on function app_private.turns_fit is
 grant execute on function app_private.turns_fit to holdfast_system;
 --! EndIncluded app_private/turns_fit.sql
 --! Included app_private/turns_cancel.sql
-create or replace function app_private.turns_cancel(tenant_ids uuid[], slots bigint[]) returns integer
+create or replace function app_private.turns_cancel(tenant_ids uuid[], cohorts text[], slots bigint[]) returns integer
 language plpgsql
 set search_path = ''
 as $$
@@ -3371,9 +3372,8 @@ begin
 
   with late as materialized (
     select r.tenant_id, r.id
-    from unnest(tenant_ids, slots) as w (tenant_id, slot)
-    join app.tenants as t on t.tenant_id = w.tenant_id
-    join app.tiers as c on c.tier = t.tier and c.overlap = 'cancel'
+    from unnest(tenant_ids, cohorts, slots) as w (tenant_id, cohort, slot)
+    join app.tiers as c on c.tier = w.cohort and c.overlap = 'cancel'
     join app.job_runs as r on r.tenant_id = w.tenant_id and r.slot < w.slot
       and r.state in ('PENDING', 'RUNNING', 'FAILED') and r.cancel_requested_at is null
     order by r.tenant_id, r.id
@@ -3400,7 +3400,8 @@ comment on function app_private.turns_cancel is
 grant execute on function app_private.turns_cancel to holdfast_system;
 --! EndIncluded app_private/turns_cancel.sql
 --! Included app_private/turns_make.sql
-create or replace function app_private.turns_make(tenant_ids uuid[], slots bigint[], missed bigint[])
+create or replace function app_private.turns_make(
+  tenant_ids uuid[], cohorts text[], slots bigint[], missed bigint[])
 returns jsonb
 language plpgsql
 set search_path = ''
@@ -3417,7 +3418,7 @@ begin
   if coalesce(tenant_ids, '{}') = '{}' then return v_made; end if;
   v_kinds := array(select k from app.job_kinds as k where k.slot_order is not null order by k.slot_order);
   v_second := case when v_kinds[1].kind = 'cost_import' then v_kinds[2].kind else v_kinds[1].kind end;
-  perform app_private.turns_cancel(tenant_ids, slots);
+  perform app_private.turns_cancel(tenant_ids, cohorts, slots);
   v_busy := array(
     select distinct r.tenant_id from app.job_runs as r
     where r.tenant_id = any (tenant_ids) and r.state in ('PENDING', 'RUNNING', 'FAILED'));
@@ -3440,8 +3441,7 @@ begin
     made as (
       insert into app.job_runs as r (tenant_id, id, kind, slot, input, token_at, token_rank)
       select t.tenant_id, t.run_id, t.kind, t.slot,
-             case when w.missed > 0 then pg_catalog.jsonb_build_object('missed_slots', w.missed)
-                  else '{}' end,
+             case w.missed when 0 then '{}' else pg_catalog.jsonb_build_object('missed_slots', w.missed) end,
              case when p.rank is not null then pg_catalog.clock_timestamp() end, coalesce(p.rank, 0)
       from taken as t
       join unnest(tenant_ids, missed) as w (tenant_id, missed) on w.tenant_id = t.tenant_id
@@ -3451,13 +3451,14 @@ begin
         when t.tenant_id <> all (v_busy) then 0
         else (select min(f.rank) from app_private.job_places(array[t.tenant_id], array[t.kind]) as f)
         end::smallint as rank) as p
+      order by t.tenant_id
       returning r.*
     )
     select c.tier, count(*) as runs,
            array_agg(app_private.token_of(m, c.weight)) filter (where m.token_at is not null) as tokens
     from made as m
-    join app.tenants as t on t.tenant_id = m.tenant_id
-    join app.tiers as c on c.tier = t.tier
+    join unnest(tenant_ids, cohorts) as w (tenant_id, cohort) on w.tenant_id = m.tenant_id
+    join app.tiers as c on c.tier = w.cohort
     group by c.tier
   loop
     v_made := v_made || pg_catalog.jsonb_build_object(v_batch.tier, v_batch.runs);
@@ -3478,8 +3479,8 @@ comment on function app_private.turns_make is
 grant execute on function app_private.turns_make to holdfast_system;
 --! EndIncluded app_private/turns_make.sql
 --! Included app_private/shard_take.sql
-create or replace function app_private.shard_take(at timestamptz, max_rows integer)
-returns table (cohort text, slot bigint, missed bigint, tenant_ids uuid[], again boolean)
+create or replace function app_private.shard_take(at timestamptz, max_rows integer, since timestamptz)
+returns table (due_at timestamptz, cohort text, slot bigint, missed bigint, tenant_ids uuid[], again boolean)
 language plpgsql
 set search_path = ''
 as $$
@@ -3495,15 +3496,16 @@ begin
   -- One row at a time, and what another tick holds is skipped: what this one does not reach is free for others.
   select s.* into v_shard
   from app.schedules as s
-  join app.tiers as c on c.tier = s.tier and c.paused_at is null
-  where s.next_run_at <= at
-  order by s.next_run_at, c.rank, s.shard
+  where s.next_run_at <= at and s.next_run_at >= since
+    and exists (select from app.tiers as c where c.tier = s.tier and c.paused_at is null)
+  order by s.next_run_at, s.tier, s.shard
   limit 1
   for no key update of s skip locked;
   if not found then
     return;
   end if;
   select c.* into v_cohort from app.tiers as c where c.tier = v_shard.tier;
+  due_at := v_shard.next_run_at;
   cohort := v_shard.tier;
   tenant_ids := array[]::uuid[];
   v_open := v_shard.open_slot is not null;
@@ -3544,9 +3546,10 @@ end
 $$;
 
 comment on function app_private.shard_take is
-  'Locks the shard that is due for the longest, decides by the policies of its cohort which turn it takes, and moves it '
+  'Locks the shard that is due for the longest, not before since, decides by the policies of its cohort which turn it takes, and moves it '
   'on. Answers the turn and at most max_rows of its tenants; where there are more, the turn stays open, and the next '
-  'call goes on after the last one. again: the shard has another turn to take. No row: nothing is due that no other tick '
+  'call goes on after the last one. due_at is what the next call may have as since: a turn that is still due stays at or '
+  'goes behind it. again: the shard has another turn to take. No row: nothing is due that no other tick '
   'holds.';
 
 grant execute on function app_private.shard_take to holdfast_system;
@@ -3677,7 +3680,7 @@ grant execute on function app_private.daily_due to holdfast_system;
 --! EndIncluded app_private/daily_due.sql
 --! Included app_private/own_turns_take.sql
 create or replace function app_private.own_turns_take(at timestamptz, max_rows integer)
-returns table (tenant_id uuid, slot bigint, missed bigint)
+returns table (tenant_id uuid, cohort text, slot bigint, missed bigint)
 language plpgsql
 set search_path = ''
 set plan_cache_mode = force_custom_plan  -- as many rows as there are
@@ -3697,7 +3700,7 @@ begin
 
   return query
   with turns as materialized (
-    select s.tenant_id, app_private.turn_overlaps(c) as at_most,
+    select s.tenant_id, c.tier, app_private.turn_overlaps(c) as at_most,
            d.slot, d.missed, d.counted, d.taken, d.then_at
     from app.tenant_schedules as s
     join app.tenants as t on t.tenant_id = s.tenant_id
@@ -3719,7 +3722,7 @@ begin
     from turns as t
     where s.tenant_id = t.tenant_id
   )
-  select t.tenant_id, case when coalesce(t.at_most >= coalesce(o.turns, 0), true) then t.slot end, t.missed
+  select t.tenant_id, t.tier, case when coalesce(t.at_most >= coalesce(o.turns, 0), true) then t.slot end, t.missed
   from turns as t
   left join app_private.turns_open(v_ids) as o on o.tenant_id = t.tenant_id;
 end
@@ -3833,8 +3836,11 @@ begin
   -- Later than a period of its new cohort already: its turn is now.
   select coalesce(sum(m.value::integer), 0) into v_made
   from (
-    select app_private.turns_make(array_agg(n.tenant_id), array_agg(n.slot), array_agg(0::bigint)) as made
-    from unnest(v_news) as n where n.at_once) as a
+    select app_private.turns_make(array_agg(n.tenant_id), array_agg(t.tier), array_agg(n.slot),
+             array_agg(0::bigint)) as made
+    from unnest(v_news) as n
+    join app.tenants as t on t.tenant_id = n.tenant_id
+    where n.at_once) as a
   cross join lateral pg_catalog.jsonb_each_text(a.made) as m;
 
   -- The next turn of the shard would come too soon after its last one: it counts as taken by that.
@@ -4444,6 +4450,36 @@ comment on function app_private.analysis_apply is
   'Keeps how an analysis was worded, and which kinds of its slot had failed before it. Words for a finding that has ended, or '
   'that a later detection saw otherwise, are dropped. A result without items leaves the words of SQL. Raises NA102.';
 --! EndIncluded app_private/analysis_apply.sql
+--! Included app_private/job_applies.sql
+create or replace function app_private.job_applies(kind text) returns boolean
+language sql
+immutable
+parallel safe
+return kind = 'analysis';
+
+comment on function app_private.job_applies is
+  'Whether the result of a kind changes rows of its tenant when the run completes, as app_private.job_apply does: then it is '
+  'completed alone, with a ticket.';
+
+grant execute on function app_private.job_applies to holdfast_system;
+--! EndIncluded app_private/job_applies.sql
+--! Included app_private/job_apply.sql
+create or replace function app_private.job_apply(tenant_id uuid, run_id uuid, kind text, result jsonb)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+begin
+  -- What a kind of job writes as its last act, in the transaction that completes the run.
+  if kind = 'analysis' then
+    perform app_private.analysis_apply(tenant_id, run_id, result);
+  end if;
+end
+$$;
+
+comment on function app_private.job_apply is 'Applies the result of a run, by its kind; called by job_complete alone. A kind that is here is in '
+  'app_private.job_applies too.';
+--! EndIncluded app_private/job_apply.sql
 --! Included app/analysis_request.sql
 create or replace function app.analysis_request(
   tenant_id uuid, ticket text, provider text, model text, input_tokens_bound bigint, max_output_tokens bigint,
@@ -4507,7 +4543,7 @@ comment on function app.findings_detect is
   'many were found, and how many stand: dismissed and snoozed ones do not. Raises JB101, JB201 when the attempt no longer '
   'runs.';
 
-grant execute on function app.findings_detect to holdfast_service, holdfast_worker;
+grant execute on function app.findings_detect to holdfast_service;
 --! EndIncluded app/findings_detect.sql
 --! Included app/analysis_candidates.sql
 create or replace function app.analysis_candidates(tenant_id uuid, ticket text, run_id uuid, attempt integer)
@@ -4550,7 +4586,7 @@ comment on function app.analysis_candidates is
   'A run without a slot runs the detectors first, as app.findings_detect does. Raises JB101, JB201 when the attempt no '
   'longer runs.';
 
-grant execute on function app.analysis_candidates to holdfast_service, holdfast_worker;
+grant execute on function app.analysis_candidates to holdfast_service;
 --! EndIncluded app/analysis_candidates.sql
 --! Included app/analysis_get.sql
 create or replace function app.analysis_get(tenant_id uuid, ticket text, analysis_id uuid)
@@ -4842,6 +4878,52 @@ comment on function app.job_complete is
 
 grant execute on function app.job_complete to holdfast_worker, holdfast_service;
 --! EndIncluded app/job_complete.sql
+--! Included app/job_complete_many.sql
+set local role holdfast_system;
+
+create or replace function app.job_complete_many(
+  tenant_ids uuid[], run_ids uuid[], attempts integer[], results jsonb[])
+returns table (run_id uuid)
+language plpgsql
+security definer  -- sees all tenants
+set search_path = ''
+set row_security = on
+set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
+set enable_seqscan = off  -- a plan may be of a time when the month was empty
+as $$
+begin
+  -- What somebody else holds is passed over, so that nobody waits here; its own call of job_complete waits for it.
+  return query
+  with ended as materialized (
+    select r.tenant_id, r.id, e.result
+    from unnest(tenant_ids, run_ids, attempts, results) as e (tenant_id, run_id, attempt, result)
+    join app.job_runs as r
+      on r.tenant_id = e.tenant_id and r.id = e.run_id and r.attempt = e.attempt and r.state = 'RUNNING'
+    where not app_private.job_applies(r.kind)
+    for no key update of r skip locked
+  )
+  update app.job_runs as r
+  set state = 'COMPLETED',
+      result = e.result,
+      error_code = null,
+      error = null,
+      lease_until = null,
+      progress = 1,
+      finished_at = pg_catalog.clock_timestamp()
+  from ended as e
+  where r.tenant_id = e.tenant_id and r.id = e.id and r.state = 'RUNNING'
+  returning r.id;
+end
+$$;
+
+comment on function app.job_complete_many is
+  'Ends attempts whose work is done and whose kind applies nothing, among all tenants, in one transaction. Answers those that '
+  'it completed; for the others job_complete says what is the matter: another kind, another attempt, an end, a lock.';
+
+grant execute on function app.job_complete_many to holdfast_worker;
+
+set local role holdfast_owner;
+--! EndIncluded app/job_complete_many.sql
 --! Included app_private/partition_needed.sql
 set local role holdfast_system;
 
@@ -5820,7 +5902,7 @@ select 'system_function_unlisted', f.oid::regprocedure::text
 from functions as f
 where f.owner = 'holdfast_system'
   and f.nspname || '.' || f.proname not in (
-    'app.cost_import_sweep', 'app.job_admit', 'app.job_claim', 'app.job_metrics', 'app.job_reap',
+    'app.cost_import_sweep', 'app.job_admit', 'app.job_claim', 'app.job_complete_many', 'app.job_metrics', 'app.job_reap',
     'app.job_sweep', 'app.llm_check', 'app.llm_expire', 'app.schedule_tick', 'app.tenant_find',
     'app.tiers_derive', 'app.tokens_repair', 'app.worker_beat', 'app.worker_seen', 'app.worker_stop',
     'app.workers_reap', 'app_private.partition_needed', 'app_private.tenant_check', 'ops.budget_set',
@@ -5860,9 +5942,11 @@ as $$
 declare
   v_now        constant timestamptz := pg_catalog.clock_timestamp();
   v_left       integer := max_runs;
+  v_since      timestamptz := '-infinity'::timestamptz;
   v_claimed    integer;
   v_turn       record;
   v_tenant_ids uuid[] := array[]::uuid[];
+  v_cohorts    text[] := array[]::text[];
   v_slots      bigint[] := array[]::bigint[];
   v_missed     bigint[] := array[]::bigint[];
   v_shards     text[] := array[]::text[];
@@ -5877,33 +5961,35 @@ begin
   end if;
 
   while v_left > 0 loop
-    select t.* into v_turn from app_private.shard_take(v_now, v_left) as t;
+    select t.* into v_turn from app_private.shard_take(v_now, v_left, v_since) as t;
     exit when not found;
+    v_since := v_turn.due_at;
     v_claimed := pg_catalog.cardinality(v_turn.tenant_ids);
     v_left := v_left - v_claimed;
     v_shards := v_shards || v_turn.cohort;
     v_tenant_ids := v_tenant_ids || v_turn.tenant_ids;
+    v_cohorts := v_cohorts || pg_catalog.array_fill(v_turn.cohort, array[v_claimed]);
     v_slots := v_slots || pg_catalog.array_fill(v_turn.slot, array[v_claimed]);
     v_missed := v_missed || pg_catalog.array_fill(v_turn.missed, array[v_claimed]);
-    -- Where the shard comes again in this tick, its runs have to be there: turns that overlap are counted.
-    if v_turn.again then
-      v_made := v_made || app_private.turns_make(v_tenant_ids, v_slots, v_missed);
-      v_tenant_ids := array[]::uuid[];
-      v_slots := array[]::bigint[];
-      v_missed := array[]::bigint[];
+    -- In parts, for growing arrays are copied; and where the shard comes again, its runs have to be there.
+    if v_turn.again or pg_catalog.cardinality(v_shards) % 100 = 0 then
+      v_made := v_made || app_private.turns_make(v_tenant_ids, v_cohorts, v_slots, v_missed);
+      v_tenant_ids := array[]::uuid[]; v_cohorts := array[]::text[];
+      v_slots := array[]::bigint[]; v_missed := array[]::bigint[];
     end if;
   end loop;
-  v_made := v_made || app_private.turns_make(v_tenant_ids, v_slots, v_missed);
+  v_made := v_made || app_private.turns_make(v_tenant_ids, v_cohorts, v_slots, v_missed);
 
   while v_left > 0 loop
     select count(*), array_agg(o.tenant_id) filter (where o.slot is not null),
+           array_agg(o.cohort) filter (where o.slot is not null),
            array_agg(o.slot) filter (where o.slot is not null),
            array_agg(o.missed) filter (where o.slot is not null)
-    into v_claimed, v_tenant_ids, v_slots, v_missed
+    into v_claimed, v_tenant_ids, v_cohorts, v_slots, v_missed
     from app_private.own_turns_take(v_now, v_left) as o;
     exit when v_claimed = 0;
     v_left := v_left - coalesce(pg_catalog.cardinality(v_tenant_ids), 0);
-    v_made := v_made || app_private.turns_make(v_tenant_ids, v_slots, v_missed);
+    v_made := v_made || app_private.turns_make(v_tenant_ids, v_cohorts, v_slots, v_missed);
   end loop;
 
   return query

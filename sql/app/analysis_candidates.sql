@@ -38,4 +38,4 @@ comment on function app.analysis_candidates is
   'A run without a slot runs the detectors first, as app.findings_detect does. Raises JB101, JB201 when the attempt no '
   'longer runs.';
 
-grant execute on function app.analysis_candidates to holdfast_service, holdfast_worker;
+grant execute on function app.analysis_candidates to holdfast_service;

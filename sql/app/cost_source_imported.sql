@@ -40,4 +40,4 @@ comment on function app.cost_source_imported is
   'Remembers which file of a source was imported, so that it is not read again before it changes. False when the source was '
   'dropped meanwhile: what was imported stays. Raises IM101 unless it is a published import of the source, OP102.';
 
-grant execute on function app.cost_source_imported to holdfast_service, holdfast_worker;
+grant execute on function app.cost_source_imported to holdfast_service;

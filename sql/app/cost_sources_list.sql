@@ -28,4 +28,4 @@ comment on function app.cost_sources_list is
   'The cost sources of a tenant, for a worker to read. last_digest is the SHA-256, in hex, of the file whose import stands '
   'for all its months; null when the file is to be read whatever it holds.';
 
-grant execute on function app.cost_sources_list to holdfast_service, holdfast_worker;
+grant execute on function app.cost_sources_list to holdfast_service;

@@ -22,4 +22,4 @@ comment on function app.findings_detect is
   'many were found, and how many stand: dismissed and snoozed ones do not. Raises JB101, JB201 when the attempt no longer '
   'runs.';
 
-grant execute on function app.findings_detect to holdfast_service, holdfast_worker;
+grant execute on function app.findings_detect to holdfast_service;

@@ -11,9 +11,11 @@ as $$
 declare
   v_now        constant timestamptz := pg_catalog.clock_timestamp();
   v_left       integer := max_runs;
+  v_since      timestamptz := '-infinity'::timestamptz;
   v_claimed    integer;
   v_turn       record;
   v_tenant_ids uuid[] := array[]::uuid[];
+  v_cohorts    text[] := array[]::text[];
   v_slots      bigint[] := array[]::bigint[];
   v_missed     bigint[] := array[]::bigint[];
   v_shards     text[] := array[]::text[];
@@ -28,34 +30,26 @@ begin
   end if;
 
   while v_left > 0 loop
-    select t.* into v_turn from app_private.shard_take(v_now, v_left) as t;
+    select t.* into v_turn from app_private.shard_take(v_now, v_left, v_since) as t;
     exit when not found;
+    v_since := v_turn.due_at;
     v_claimed := pg_catalog.cardinality(v_turn.tenant_ids);
     v_left := v_left - v_claimed;
     v_shards := v_shards || v_turn.cohort;
     v_tenant_ids := v_tenant_ids || v_turn.tenant_ids;
+    v_cohorts := v_cohorts || pg_catalog.array_fill(v_turn.cohort, array[v_claimed]);
     v_slots := v_slots || pg_catalog.array_fill(v_turn.slot, array[v_claimed]);
     v_missed := v_missed || pg_catalog.array_fill(v_turn.missed, array[v_claimed]);
-    -- Where the shard comes again in this tick, its runs have to be there: turns that overlap are counted.
-    if v_turn.again then
-      v_made := v_made || app_private.turns_make(v_tenant_ids, v_slots, v_missed);
-      v_tenant_ids := array[]::uuid[];
-      v_slots := array[]::bigint[];
-      v_missed := array[]::bigint[];
+    -- In parts, for growing arrays are copied; and where the shard comes again, its runs have to be there.
+    if v_turn.again or pg_catalog.cardinality(v_shards) % 100 = 0 then
+      v_made := v_made || app_private.turns_make(v_tenant_ids, v_cohorts, v_slots, v_missed);
+      v_tenant_ids := array[]::uuid[]; v_cohorts := array[]::text[];
+      v_slots := array[]::bigint[]; v_missed := array[]::bigint[];
     end if;
   end loop;
-  v_made := v_made || app_private.turns_make(v_tenant_ids, v_slots, v_missed);
+  v_made := v_made || app_private.turns_make(v_tenant_ids, v_cohorts, v_slots, v_missed);
 
-  while v_left > 0 loop
-    select count(*), array_agg(o.tenant_id) filter (where o.slot is not null),
-           array_agg(o.slot) filter (where o.slot is not null),
-           array_agg(o.missed) filter (where o.slot is not null)
-    into v_claimed, v_tenant_ids, v_slots, v_missed
-    from app_private.own_turns_take(v_now, v_left) as o;
-    exit when v_claimed = 0;
-    v_left := v_left - coalesce(pg_catalog.cardinality(v_tenant_ids), 0);
-    v_made := v_made || app_private.turns_make(v_tenant_ids, v_slots, v_missed);
-  end loop;
+  v_made := v_made || app_private.own_turns_make(v_now, v_left);
 
   return query
   select c.tier, coalesce(r.runs, 0)::integer, coalesce(s.shards, 0)::integer

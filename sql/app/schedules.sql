@@ -14,7 +14,7 @@ create table if not exists app.schedules (
   constraint schedules_missed_slots_positive check (missed_slots >= 0)
 );
 
-create index if not exists schedules_next_run_at_idx on app.schedules (next_run_at);
+create index if not exists schedules_next_run_at_tier_shard_idx on app.schedules (next_run_at, tier, shard);
 
 comment on table app.schedules is
   'When each tier and shard is due. One row stands for all its tenants, so that a tick locks few rows.';
@@ -22,9 +22,11 @@ comment on column app.schedules.tier is 'The cohort; app.tiers says how often.';
 comment on column app.schedules.shard is
   '0 to 255; shards of a tier are due one after the other, a 256th of its period apart.';
 comment on column app.schedules.next_run_at is 'Due from this moment on.';
-comment on column app.schedules.last_slot is 'When the last turn began that was taken, in seconds since 1970; null before the first.';
-comment on column app.schedules.open_slot is 'A turn that has more tenants than one tick makes runs for; the next tick goes on.';
-comment on column app.schedules.resume_after is 'The last tenant of the open turn that has its run.';
+comment on column app.schedules.last_slot is
+  'When the last turn began that was taken or given up, in seconds since 1970; null before the first.';
+comment on column app.schedules.open_slot is
+  'A turn that has more tenants than one tick makes runs for; the next tick goes on.';
+comment on column app.schedules.resume_after is 'The tenant up to which the open turn has come.';
 comment on column app.schedules.missed_slots is 'How many turns passed without runs of their own, since ever.';
 
 insert into app.schedules (tier, shard)

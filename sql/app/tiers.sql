@@ -29,7 +29,7 @@ comment on table app.tiers is
   'comes too early. ops.tier_set changes the rows.';
 comment on column app.tiers.tier is 'The name of the cohort.';
 comment on column app.tiers.every is 'The time between two turns of one tenant.';
-comment on column app.tiers.rank is 'Which tier goes first when many are due; 1 is first.';
+comment on column app.tiers.rank is 'Which tier is listed first; turns go by how long they are due.';
 comment on column app.tiers.description is 'Who belongs here.';
 comment on column app.tiers.weight is
   'Its share when workers are short: it scales the runs that a tenant may have at a time, and the rank of the others.';

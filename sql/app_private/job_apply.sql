@@ -11,4 +11,5 @@ begin
 end
 $$;
 
-comment on function app_private.job_apply is 'Applies the result of a run, by its kind; called by job_complete alone.';
+comment on function app_private.job_apply is 'Applies the result of a run, by its kind; called by job_complete alone. A kind that is here is in '
+  'app_private.job_applies too.';

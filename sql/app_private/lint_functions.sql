@@ -47,7 +47,7 @@ select 'system_function_unlisted', f.oid::regprocedure::text
 from functions as f
 where f.owner = 'holdfast_system'
   and f.nspname || '.' || f.proname not in (
-    'app.cost_import_sweep', 'app.job_admit', 'app.job_claim', 'app.job_metrics', 'app.job_reap',
+    'app.cost_import_sweep', 'app.job_admit', 'app.job_claim', 'app.job_complete_many', 'app.job_metrics', 'app.job_reap',
     'app.job_sweep', 'app.llm_check', 'app.llm_expire', 'app.schedule_tick', 'app.tenant_find',
     'app.tiers_derive', 'app.tokens_repair', 'app.worker_beat', 'app.worker_seen', 'app.worker_stop',
     'app.workers_reap', 'app_private.partition_needed', 'app_private.tenant_check', 'ops.budget_set',

@@ -1,5 +1,5 @@
 create or replace function app_private.own_turns_take(at timestamptz, max_rows integer)
-returns table (tenant_id uuid, slot bigint, missed bigint)
+returns table (tenant_id uuid, cohort text, slot bigint, missed bigint)
 language plpgsql
 set search_path = ''
 set plan_cache_mode = force_custom_plan  -- as many rows as there are
@@ -19,7 +19,7 @@ begin
 
   return query
   with turns as materialized (
-    select s.tenant_id, app_private.turn_overlaps(c) as at_most,
+    select s.tenant_id, c.tier, app_private.turn_overlaps(c) as at_most,
            d.slot, d.missed, d.counted, d.taken, d.then_at
     from app.tenant_schedules as s
     join app.tenants as t on t.tenant_id = s.tenant_id
@@ -41,7 +41,8 @@ begin
     from turns as t
     where s.tenant_id = t.tenant_id
   )
-  select t.tenant_id, case when coalesce(t.at_most >= coalesce(o.turns, 0), true) then t.slot end, t.missed
+  select t.tenant_id, t.tier, case when coalesce(t.at_most >= coalesce(o.turns, 0), true) then t.slot end,
+         t.missed
   from turns as t
   left join app_private.turns_open(v_ids) as o on o.tenant_id = t.tenant_id;
 end

@@ -1,5 +1,5 @@
-create or replace function app_private.shard_take(at timestamptz, max_rows integer)
-returns table (cohort text, slot bigint, missed bigint, tenant_ids uuid[], again boolean)
+create or replace function app_private.shard_take(at timestamptz, max_rows integer, since timestamptz)
+returns table (due_at timestamptz, cohort text, slot bigint, missed bigint, tenant_ids uuid[], again boolean)
 language plpgsql
 set search_path = ''
 as $$
@@ -15,15 +15,16 @@ begin
   -- One row at a time, and what another tick holds is skipped: what this one does not reach is free for others.
   select s.* into v_shard
   from app.schedules as s
-  join app.tiers as c on c.tier = s.tier and c.paused_at is null
-  where s.next_run_at <= at
-  order by s.next_run_at, c.rank, s.shard
+  where s.next_run_at <= at and s.next_run_at >= since
+    and exists (select from app.tiers as c where c.tier = s.tier and c.paused_at is null)
+  order by s.next_run_at, s.tier, s.shard
   limit 1
   for no key update of s skip locked;
   if not found then
     return;
   end if;
   select c.* into v_cohort from app.tiers as c where c.tier = v_shard.tier;
+  due_at := v_shard.next_run_at;
   cohort := v_shard.tier;
   tenant_ids := array[]::uuid[];
   v_open := v_shard.open_slot is not null;
@@ -64,9 +65,10 @@ end
 $$;
 
 comment on function app_private.shard_take is
-  'Locks the shard that is due for the longest, decides by the policies of its cohort which turn it takes, and moves it '
+  'Locks the shard that is due for the longest, not before since, decides by the policies of its cohort which turn it takes, and moves it '
   'on. Answers the turn and at most max_rows of its tenants; where there are more, the turn stays open, and the next '
-  'call goes on after the last one. again: the shard has another turn to take. No row: nothing is due that no other tick '
+  'call goes on after the last one. due_at is what the next call may have as since: a turn that is still due stays at or '
+  'goes behind it. again: the shard has another turn to take. No row: nothing is due that no other tick '
   'holds.';
 
 grant execute on function app_private.shard_take to holdfast_system;

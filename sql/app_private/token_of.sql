@@ -4,7 +4,7 @@ stable
 -- One expression: the planner puts it in the place of the call.
 return row(run.tenant_id, run.id, run.attempt, run.available_at,
   least(32000, run.token_rank * 10 / weight + case
-      when run.slot is null or run.available_at < pg_catalog.clock_timestamp() - interval '5 minutes' then 0
+      when run.slot is null or run.available_at < pg_catalog.now() - interval '5 minutes' then 0
       else 10 end)::smallint
 )::app_private.token;
 

@@ -8,8 +8,7 @@ begin atomic
          case when x.runs then x.between - x.back else 0 end,
          case when x.runs then x.between - x.back when newest > last_slot then x.between + 1 else 0 end,
          newest - x.back * seconds,
-         case when x.back > 0 then pg_catalog.to_timestamp(newest - (x.back - 1) * seconds)
-              else next_run_at end
+         case when x.back > 0 then at else next_run_at end
   from (
     select b.between,
            -- Below last_slot the clock has gone back: those turns were there already.

@@ -1,4 +1,5 @@
-create or replace function app_private.turns_cancel(tenant_ids uuid[], slots bigint[]) returns integer
+create or replace function app_private.turns_cancel(tenant_ids uuid[], cohorts text[], slots bigint[])
+returns integer
 language plpgsql
 set search_path = ''
 as $$
@@ -11,9 +12,8 @@ begin
 
   with late as materialized (
     select r.tenant_id, r.id
-    from unnest(tenant_ids, slots) as w (tenant_id, slot)
-    join app.tenants as t on t.tenant_id = w.tenant_id
-    join app.tiers as c on c.tier = t.tier and c.overlap = 'cancel'
+    from unnest(tenant_ids, cohorts, slots) as w (tenant_id, cohort, slot)
+    join app.tiers as c on c.tier = w.cohort and c.overlap = 'cancel'
     join app.job_runs as r on r.tenant_id = w.tenant_id and r.slot < w.slot
       and r.state in ('PENDING', 'RUNNING', 'FAILED') and r.cancel_requested_at is null
     order by r.tenant_id, r.id

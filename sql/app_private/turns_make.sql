@@ -1,4 +1,5 @@
-create or replace function app_private.turns_make(tenant_ids uuid[], slots bigint[], missed bigint[])
+create or replace function app_private.turns_make(
+  tenant_ids uuid[], cohorts text[], slots bigint[], missed bigint[])
 returns jsonb
 language plpgsql
 set search_path = ''
@@ -15,7 +16,7 @@ begin
   if coalesce(tenant_ids, '{}') = '{}' then return v_made; end if;
   v_kinds := array(select k from app.job_kinds as k where k.slot_order is not null order by k.slot_order);
   v_second := case when v_kinds[1].kind = 'cost_import' then v_kinds[2].kind else v_kinds[1].kind end;
-  perform app_private.turns_cancel(tenant_ids, slots);
+  perform app_private.turns_cancel(tenant_ids, cohorts, slots);
   v_busy := array(
     select distinct r.tenant_id from app.job_runs as r
     where r.tenant_id = any (tenant_ids) and r.state in ('PENDING', 'RUNNING', 'FAILED'));
@@ -38,8 +39,7 @@ begin
     made as (
       insert into app.job_runs as r (tenant_id, id, kind, slot, input, token_at, token_rank)
       select t.tenant_id, t.run_id, t.kind, t.slot,
-             case when w.missed > 0 then pg_catalog.jsonb_build_object('missed_slots', w.missed)
-                  else '{}' end,
+             case w.missed when 0 then '{}' else pg_catalog.jsonb_build_object('missed_slots', w.missed) end,
              case when p.rank is not null then pg_catalog.clock_timestamp() end, coalesce(p.rank, 0)
       from taken as t
       join unnest(tenant_ids, missed) as w (tenant_id, missed) on w.tenant_id = t.tenant_id
@@ -49,13 +49,14 @@ begin
         when t.tenant_id <> all (v_busy) then 0
         else (select min(f.rank) from app_private.job_places(array[t.tenant_id], array[t.kind]) as f)
         end::smallint as rank) as p
+      order by t.tenant_id
       returning r.*
     )
     select c.tier, count(*) as runs,
            array_agg(app_private.token_of(m, c.weight)) filter (where m.token_at is not null) as tokens
     from made as m
-    join app.tenants as t on t.tenant_id = m.tenant_id
-    join app.tiers as c on c.tier = t.tier
+    join unnest(tenant_ids, cohorts) as w (tenant_id, cohort) on w.tenant_id = m.tenant_id
+    join app.tiers as c on c.tier = w.cohort
     group by c.tier
   loop
     v_made := v_made || pg_catalog.jsonb_build_object(v_batch.tier, v_batch.runs);

@@ -44,7 +44,7 @@ export function attemptOf(deps: RunDeps, claimed: ClaimedRun): Attempt {
     if (isEnd(error)) abort(error);
   };
   const progress = throttledProgress(async (done, text) => {
-    const noted = jobProgress(deps.db, { tenantId, runId, attempt }, done, text?.slice(0, 200), { signal });
+    const noted = jobProgress(deps.work, { tenantId, runId, attempt }, done, text?.slice(0, 200), { signal });
     await noted.catch(heeded);
   });
 
@@ -64,13 +64,13 @@ export function attemptOf(deps: RunDeps, claimed: ClaimedRun): Attempt {
         return self.log;
       },
       async heartbeat() {
-        const beaten = jobHeartbeat(deps.db, tenantId, runId, attempt, { signal });
+        const beaten = jobHeartbeat(deps.work, tenantId, runId, attempt, { signal });
         beaten.catch(heeded);
         return beaten;
       },
       progress: progress.report,
       call: (text, values, row) =>
-        call(deps.db, tenantId, text, values, row, { signal, timeoutMs: deadline() }),
+        call(deps.work, tenantId, text, values, row, { signal, timeoutMs: deadline() }),
       get client() {
         work ??= new WorkTransaction(deps.work, self);
         return work.client;

@@ -28,7 +28,7 @@ type Returned = { began_at: string; now_is: string; login: string };
 /** What the protocol does with the transaction. The task has `client` alone, which leads to nothing else. */
 export class WorkTransaction {
   readonly client: RunClient;
-  readonly #db: Db | undefined;
+  readonly #db: Db;
   readonly #run: Working;
   readonly #gone = Promise.withResolvers<never>();
   #opening: Promise<Session> | undefined;
@@ -42,8 +42,8 @@ export class WorkTransaction {
   /** The error that the transaction stands in, until the task goes back to a savepoint. */
   #failed: unknown;
 
-  /** Takes no connection before the first statement. Without `db`, every statement throws `config_invalid`. */
-  constructor(db: Db | undefined, run: Working) {
+  /** Takes no connection before the first statement. */
+  constructor(db: Db, run: Working) {
     this.#db = db;
     this.#run = run;
     this.#gone.promise.catch(() => {}); // awaited only in races, which may be over
@@ -69,7 +69,7 @@ export class WorkTransaction {
       await Promise.race([this.#end(await this.#opening!, result), this.#gone.promise]);
     } catch (error) {
       this.#destroy(error);
-      throw knownError(this.#db ?? {}, error);
+      throw knownError(this.#db, error);
     } finally {
       clearTimeout(late);
     }
@@ -126,7 +126,7 @@ export class WorkTransaction {
   }
 
   async #open(): Promise<Session> {
-    const db = this.#configured();
+    const db = this.#db;
     this.#run.signal.addEventListener("abort", this.#onAbort, { once: true });
     const connecting = db.pool.connect();
     const client = await Promise.race([connecting, this.#gone.promise]).catch((error: unknown) => {
@@ -142,14 +142,6 @@ export class WorkTransaction {
     await ask(client, AS_TENANT);
     this.#isBegun = true;
     return { client, beganAt, statementMs };
-  }
-
-  #configured(): Db {
-    if (this.#db !== undefined) return this.#db;
-    throw new AppError("config_invalid", {
-      message: "run.client needs connections as holdfast_service, and this worker has none",
-      hint: "Set TASKS_DATABASE_URL, with the login holdfast_service.",
-    });
   }
 
   async #limited<T>(session: Session, work: (session: Session) => Promise<T>): Promise<T> {
@@ -174,7 +166,7 @@ export class WorkTransaction {
     row: z.ZodType<T>,
   ): Promise<T[]> {
     const deadline = Date.now() + this.#run.deadline();
-    const ticket = ticketFor(this.#configured(), client, this.#run.tenantId, deadline);
+    const ticket = ticketFor(this.#db, client, this.#run.tenantId, deadline);
     await ask(client, "reset role");
     const { rows } = await ask(client, text, [this.#run.tenantId, ticket, ...values]);
     await ask(client, AS_TENANT);
@@ -183,7 +175,7 @@ export class WorkTransaction {
 
   /** The name of an error; what leaves no transaction to go on in destroys the connection. */
   async #judged(error: unknown): Promise<unknown> {
-    const known = knownError(this.#db ?? {}, error);
+    const known = knownError(this.#db, error);
     const client = this.#connection;
     if (client !== undefined) await Promise.race([quiet(client), this.#gone.promise]).catch(() => {});
     const status = client?.getTransactionStatus();
@@ -197,7 +189,7 @@ export class WorkTransaction {
     const [, , returned] = await askMany<Returned>(client, BACK_TO_LOGIN);
     const [now] = returned!.rows;
     if (now?.began_at !== beganAt || now.now_is !== now.login) throw this.#lost();
-    const ticket = ticketFor(this.#configured(), client, this.#run.tenantId, Date.now() + END_STATEMENT_MS);
+    const ticket = ticketFor(this.#db, client, this.#run.tenantId, Date.now() + END_STATEMENT_MS);
     await ask(client, COMPLETE.text, [this.#run.tenantId, ticket, ...COMPLETE.values(this.#run, result)]);
     // A transaction that has failed answers a commit with a rollback.
     if ((await ask(client, "commit")).command !== "COMMIT") throw this.#lost();
@@ -212,7 +204,7 @@ export class WorkTransaction {
 
   readonly #onError = (error: unknown): void => {
     // A statement that is under way is told by its own error.
-    if (!this.#isBusy) this.#destroy(knownError(this.#db ?? {}, error));
+    if (!this.#isBusy) this.#destroy(knownError(this.#db, error));
   };
 
   readonly #onAbort = (): void => {

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeEach, describe, expect, test } from "vitest";
 import { createPool } from "../../src/db.ts";
-import { besides, lockWaits, raised, type Row } from "../support/contract.ts";
+import { besides, lockWaits, type Row, raised } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
 import { runsOf } from "../support/runs.ts";
 import { COHORTS, turnsOf } from "../support/turns.ts";
@@ -20,7 +20,11 @@ const pool = createPool({
 /** What a shard says, without what changes with the clock. */
 const shard = async (tenantId: string): Promise<Row> => {
   const found = await turns.shardOf(tenantId);
-  return { taken: found["last_slot"] === found["newest"], missed: Number(found["missed_slots"]), ahead: found["ahead"] };
+  return {
+    taken: found["last_slot"] === found["newest"],
+    missed: Number(found["missed_slots"]),
+    ahead: found["ahead"],
+  };
 };
 const setCohort = (set: string) => rows(`update app.tiers set ${set} where tier = 'ACTIVE'`);
 
@@ -82,7 +86,9 @@ describe("it works", () => {
     const tenants = await turns.addToOneShard(25);
     const [later] = (await addTenants(1, "HIGH_VALUE")) as [string];
     await makeDue([tenants[0]!, later]);
-    await rows("update app.schedules set next_run_at = next_run_at - interval '1 day' where tier = 'ACTIVE' and shard = 77");
+    await rows(
+      "update app.schedules set next_run_at = next_run_at - interval '1 day' where tier = 'ACTIVE' and shard = 77",
+    );
     expect(await tick(10)).toEqual([{ cohort: "ACTIVE", runs: 10, shards: 1 }]);
     expect((await runsFor(tenants)).map((run) => run["tenant_id"])).toEqual(tenants.slice(0, 10));
     const open = await turns.shardOf(tenants[0]!);
@@ -94,7 +100,11 @@ describe("it works", () => {
       { cohort: "ACTIVE", runs: 5, shards: 1 },
     ]);
     expect(new Set((await runsFor(tenants)).map((run) => run["slot"])).size).toBe(1);
-    expect(await turns.shardOf(tenants[0]!)).toMatchObject({ open_slot: null, resume_after: null, next_is_first: true });
+    expect(await turns.shardOf(tenants[0]!)).toMatchObject({
+      open_slot: null,
+      resume_after: null,
+      next_is_first: true,
+    });
     expect(await tick(10)).toEqual([]);
     await turns.audit();
   });
@@ -127,7 +137,9 @@ describe("it works", () => {
     await rows("update app.tiers set paused_at = now() where tier = 'DORMANT'");
     await makeDue([active, asleep]);
     expect(await tick()).toEqual([{ cohort: "ACTIVE", runs: 1, shards: 1 }]);
-    expect((await runsFor([suspended, paused, active, asleep])).map((run) => run["tenant_id"])).toEqual([active]);
+    expect((await runsFor([suspended, paused, active, asleep])).map((run) => run["tenant_id"])).toEqual([
+      active,
+    ]);
     await rows("update app.tiers set paused_at = null");
     expect(await tick()).toEqual([{ cohort: "DORMANT", runs: 1, shards: 1 }]);
   });
@@ -167,7 +179,13 @@ describe("turns that overlap", () => {
   ] as const;
 
   /** A run of an earlier turn, put there as it is: its way to this state is not what this is about. */
-  async function earlier(tenantId: string, state: string, kind: string, more: object, turnsAgo = 1): Promise<string> {
+  async function earlier(
+    tenantId: string,
+    state: string,
+    kind: string,
+    more: object,
+    turnsAgo = 1,
+  ): Promise<string> {
     const [run] = await rows(
       `insert into app.job_runs (tenant_id, kind, state, slot, token_at, attempt, lease_until, error_code)
        select $1, $2, $3, n.slot - $5 * n.seconds, now(), coalesce(m.attempt, 0), m.lease_until, m.error_code
@@ -191,7 +209,9 @@ describe("turns that overlap", () => {
 
   test("skip: a run that somebody asked for is no turn", async () => {
     const [tenantId] = (await addTenants(1)) as [string];
-    await rows("insert into app.job_runs (tenant_id, kind, token_at) values ($1, 'analysis', now())", [tenantId]);
+    await rows("insert into app.job_runs (tenant_id, kind, token_at) values ($1, 'analysis', now())", [
+      tenantId,
+    ]);
     await makeDue([tenantId]);
     expect(await tick()).toMatchObject([{ runs: 1 }]);
   });
@@ -202,7 +222,10 @@ describe("turns that overlap", () => {
     const runId = await earlier(tenantId, ...live[1], 2);
     await makeDue([tenantId], 0);
     expect(await tick()).toMatchObject([{ runs: 1 }]);
-    await rows("update app.job_runs set slot = slot - 31 * 86400 where tenant_id = $1 and id <> $2", [tenantId, runId]);
+    await rows("update app.job_runs set slot = slot - 31 * 86400 where tenant_id = $1 and id <> $2", [
+      tenantId,
+      runId,
+    ]);
     await makeDue([tenantId], 0);
     expect(await tick()).toMatchObject([{ runs: 0 }]);
     await turns.audit();
@@ -211,7 +234,7 @@ describe("turns that overlap", () => {
   test("cancel: what waits ends, what runs is told to, and the new one is made", async () => {
     await setCohort("overlap = 'cancel'");
     const tenants = (await addTenants(3)) as [string, string, string];
-    const before = await Promise.all(live.map((each, n) => earlier(tenants[n]!, ...each)));
+    const before = await Promise.all(live.map((each, n) => earlier(tenants[n]!, each[0], each[1], each[2])));
     await makeDue(tenants, 0);
     expect((await tick()).map((each) => each.runs)).toEqual([3]);
 
@@ -235,7 +258,9 @@ describe("turns that overlap", () => {
     const runId = await earlier(tenantId, ...live[0]);
     await makeDue([tenantId], 0);
     const held = { text: "select from app.job_runs where id = $1", values: [runId] };
-    expect(await besides(database, held, { pool }, "select runs from app.schedule_tick()")).toEqual([{ runs: 1 }]);
+    expect(await besides(database, held, { pool }, "select runs from app.schedule_tick()")).toEqual([
+      { runs: 1 },
+    ]);
     expect((await runs.row(runId))["state"]).toBe("PENDING");
   });
 });
@@ -352,14 +377,21 @@ describe("a clock that jumps", () => {
     await rows("delete from app.job_runs where tenant_id = $1", [tenantId]);
     await makeDue([tenantId]);
     expect(await tick()).toEqual([{ cohort: "ACTIVE", runs: 0, shards: 1 }]);
-    await rows("update app.schedules set last_slot = last_slot + 6 * 31 * 86400, next_run_at = now() where last_slot > 0");
+    await rows(
+      "update app.schedules set last_slot = last_slot + 6 * 31 * 86400, next_run_at = now() where last_slot > 0",
+    );
     expect(await tick()).toEqual([{ cohort: "ACTIVE", runs: 0, shards: 1 }]);
     expect(await shard(tenantId)).toEqual({ taken: true, missed: 0, ahead: true });
   });
 });
 
 describe("turns of a tenant's own", () => {
-  const own = async (tenantId: string, set: { every?: string; daily_at?: string }, due: string, lastSlot?: number) =>
+  const own = async (
+    tenantId: string,
+    set: { every?: string; daily_at?: string },
+    due: string,
+    lastSlot?: number,
+  ) =>
     rows(
       "insert into app.tenant_schedules (tenant_id, every, daily_at, next_run_at, last_slot) values ($1, $2, $3, $4, $5)",
       [tenantId, set.every ?? null, set.daily_at ?? null, due, lastSlot ?? null],
@@ -404,11 +436,15 @@ describe("turns of a tenant's own", () => {
     await rows("truncate app.job_runs, app.job_slots");
     await rows("update app.tenant_schedules set last_slot = $1, next_run_at = now()", [dayBefore]);
     expect(await tick()).toEqual([{ cohort: "ACTIVE", runs: 3, shards: 0 }]);
-    expect((await runsFor([tenantId])).map((run) => Number(begun) - run["slot"])).toEqual([172_800, 86_400, 0]);
+    expect((await runsFor([tenantId])).map((run) => Number(begun) - run["slot"])).toEqual([
+      172_800, 86_400, 0,
+    ]);
 
     await setCohort("missed = 'skip', skip_after = '1 second'");
     await rows("truncate app.job_runs, app.job_slots");
-    await rows("update app.tenant_schedules set last_slot = $1, next_run_at = now(), missed_slots = 0", [dayBefore]);
+    await rows("update app.tenant_schedules set last_slot = $1, next_run_at = now(), missed_slots = 0", [
+      dayBefore,
+    ]);
     expect(await tick()).toEqual([]);
     expect(await rows("select missed_slots::int from app.tenant_schedules")).toEqual([{ missed_slots: 3 }]);
   });
@@ -419,7 +455,9 @@ describe("turns of a tenant's own", () => {
       await own(tenantId, { every: "1 day" }, `2026-01-${String(n + 1).padStart(2, "0")}`);
     await rows("update app.tenants set jobs_paused_at = now() where tenant_id = $1", [tenants[0]]);
     expect(await tick(5)).toMatchObject([{ runs: 5 }]);
-    expect((await runsFor(tenants)).map((run) => run["tenant_id"]).sort()).toEqual(tenants.slice(1, 6).sort());
+    expect((await runsFor(tenants)).map((run) => run["tenant_id"]).sort()).toEqual(
+      tenants.slice(1, 6).sort(),
+    );
     expect(await turns.tickAll(5)).toBe(6);
     await rows("update app.tenants set jobs_paused_at = null where tenant_id = $1", [tenants[0]]);
     expect(await turns.tickAll(5)).toBe(1);
@@ -507,9 +545,10 @@ describe("any number at once", () => {
         ),
       ),
       again(async () => {
-        await rows("update app.tenants set last_active_at = now() - interval '1 year' * (random() > 0.5)::int where tenant_id = any ($1)", [
-          tenants,
-        ]);
+        await rows(
+          "update app.tenants set last_active_at = now() - interval '1 year' * (random() > 0.5)::int where tenant_id = any ($1)",
+          [tenants],
+        );
         await pool.query("select app.tiers_derive()");
       }),
       again(async () => {
@@ -544,9 +583,10 @@ describe("any number at once", () => {
     const tenants = await addTenants(300);
     await makeDue(tenants);
     const before = await rows("select * from app.schedules order by tier, shard");
-    const [blocked] = await rows("select tenant_id from app.tenants where tenant_id = any ($1) order by tenant_id desc", [
-      tenants,
-    ]);
+    const [blocked] = await rows(
+      "select tenant_id from app.tenants where tenant_id = any ($1) order by tenant_id desc",
+      [tenants],
+    );
     // Another transaction is about to take the turn of one of them: the tick waits in the midst of its inserts.
     const [holder, client] = [await database.superuser.connect(), await pool.connect()];
     client.on("error", () => {});
@@ -572,7 +612,9 @@ describe("any number at once", () => {
     }
     expect(await rows("select * from app.schedules order by tier, shard")).toEqual(before);
     expect(await runsFor(tenants)).toEqual([]);
-    expect(await rows("select from app.job_slots union all select from graphile_worker._private_jobs")).toEqual([]);
+    expect(
+      await rows("select from app.job_slots union all select from graphile_worker._private_jobs"),
+    ).toEqual([]);
     expect(await turns.tickAll()).toBe(300);
     await turns.audit();
   });

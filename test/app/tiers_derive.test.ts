@@ -89,7 +89,9 @@ describe("it works", () => {
 
   test("who is pinned stays", async () => {
     const [tenantId] = (await addTenants(1, "HIGH_VALUE")) as [string];
-    await rows("update app.tenants set pinned_tier = 'HIGH_VALUE', plan = 'free' where tenant_id = $1", [tenantId]);
+    await rows("update app.tenants set pinned_tier = 'HIGH_VALUE', plan = 'free' where tenant_id = $1", [
+      tenantId,
+    ]);
     await inactive(tenantId, "1 year");
     expect(await derive()).toBe(0);
     expect(await cohortOf(tenantId)).toBe("HIGH_VALUE");
@@ -97,7 +99,9 @@ describe("it works", () => {
 
   test("a plan may say otherwise", async () => {
     const [tenantId] = (await addTenants(1)) as [string];
-    await rows("update app.tenants set plan = 'starter' where plan = 'growth' and tenant_id <> $1", [tenantId]);
+    await rows("update app.tenants set plan = 'starter' where plan = 'growth' and tenant_id <> $1", [
+      tenantId,
+    ]);
     await derive();
     await inactive(tenantId, "2 days");
     await rows("update app.plans set dormant_after = '1 day' where plan = 'growth'");
@@ -111,9 +115,9 @@ describe("it works", () => {
     const tenants = await addTenants(7);
     await rows("update app.tenants set plan = 'pro' where tenant_id = any ($1)", [tenants]);
     expect([await derive(3), await derive(3), await derive(3), await derive(3)]).toEqual([3, 3, 1, 0]);
-    expect(await rows("select distinct version::int from app.tenants where tenant_id = any ($1)", [tenants])).toEqual([
-      { version: 1 },
-    ]);
+    expect(
+      await rows("select distinct version::int from app.tenants where tenant_id = any ($1)", [tenants]),
+    ).toEqual([{ version: 1 }]);
   });
 
   test("a shard that is being ticked is left for the next time", async () => {
@@ -124,7 +128,9 @@ describe("it works", () => {
         text: "select from app.schedules where tier = $1 and shard = (select shard from app.tenants where tenant_id = $2)",
         values: [cohort, tenantId],
       };
-      expect(await besides(database, held, database.worker, "select app.tiers_derive() as n")).toEqual([{ n: 0 }]);
+      expect(await besides(database, held, database.worker, "select app.tiers_derive() as n")).toEqual([
+        { n: 0 },
+      ]);
       expect(await cohortOf(tenantId)).toBe("ACTIVE");
     }
     expect(await derive()).toBe(1);
@@ -218,8 +224,14 @@ describe("turns on the way", () => {
     ["suspended", "update app.tenants set status = 'SUSPENDED' where tenant_id = $1"],
     ["paused", "update app.tenants set jobs_paused_at = now() where tenant_id = $1"],
     ["in a paused cohort", "update app.tiers set paused_at = now() where $1::uuid is not null"],
-    ["at work on its last turn", "insert into app.job_runs (tenant_id, kind, slot) values ($1, 'analysis', 1)"],
-    ["on turns of its own", "insert into app.tenant_schedules (tenant_id, every, next_run_at) values ($1, '1 hour', 'tomorrow')"],
+    [
+      "at work on its last turn",
+      "insert into app.job_runs (tenant_id, kind, slot) values ($1, 'analysis', 1)",
+    ],
+    [
+      "on turns of its own",
+      "insert into app.tenant_schedules (tenant_id, every, next_run_at) values ($1, '1 hour', 'tomorrow')",
+    ],
   ])("who is %s has none at once", async (_, sql) => {
     await ticked();
     const [tenantId] = (await addTenants(1)) as [string];
@@ -232,7 +244,7 @@ describe("turns on the way", () => {
 });
 
 test("whatever cohorts tenants flap through, ticks beside: turns are half an hour to twelve hours apart", async () => {
-  const [STEP, HOURS] = [600, 60];
+  const [STEP, HOURS] = [600, 36];
   await ticked();
   const tenants = (await Promise.all(COHORTS.map((cohort) => addTenants(5, cohort)))).flat();
   await rows(
@@ -257,32 +269,42 @@ test("whatever cohorts tenants flap through, ticks beside: turns are half an hou
     await turns.tickAll(); // punctual: what a move held while it was due
     const now = passed + (Date.now() - begun) / 1_000;
     for (const run of await runsFor(tenants)) {
-      gaps.push(now - last.get(run["tenant_id"])!);
+      const before = last.get(run["tenant_id"])!;
+      if (before > 0) gaps.push(now - before);
       last.set(run["tenant_id"], now);
     }
     await rows("delete from app.job_runs");
   }
   const now = passed + (Date.now() - begun) / 1_000;
   expect(gaps.length).toBeGreaterThan(100);
-  expect(Math.max(...gaps, ...[...last.values()].map((at) => now - at))).toBeLessThanOrEqual(12 * 3_600 + 2 * STEP);
-  expect(Math.min(...gaps.filter((gap) => gap > 0))).toBeGreaterThanOrEqual(1_800 - 2 * STEP);
+  expect(Math.max(...gaps, ...[...last.values()].map((at) => now - at))).toBeLessThanOrEqual(
+    12 * 3_600 + STEP,
+  );
+  expect(Math.min(...gaps)).toBeGreaterThanOrEqual(1_800 - STEP - 60);
 }, 240_000);
 
 test("a clock that had run ahead has set turns too far away: they are brought back", async () => {
   await ticked();
   const [tenantId] = (await addTenants(1)) as [string];
-  await rows("insert into app.tenant_schedules (tenant_id, every, next_run_at) values ($1, '1 hour', now() + interval '1 day')", [
-    tenantId,
-  ]);
-  await rows("update app.schedules set next_run_at = next_run_at + interval '1 day', last_slot = last_slot + 86400");
+  await rows(
+    "insert into app.tenant_schedules (tenant_id, every, next_run_at) values ($1, '1 hour', now() + interval '1 day')",
+    [tenantId],
+  );
+  await rows(
+    "update app.schedules set next_run_at = next_run_at + interval '1 day', last_slot = last_slot + 86400",
+  );
   await derive();
   expect(await turns.shardOf(tenantId)).toMatchObject({ next_is_first: true });
   expect(
-    await rows("select from app.schedules as s join app.tiers as c using (tier) where s.next_run_at > now() + c.every"),
+    await rows(
+      "select from app.schedules as s join app.tiers as c using (tier) where s.next_run_at > now() + c.every",
+    ),
   ).toEqual([]);
   expect(await rows("select next_run_at <= now() as due from app.tenant_schedules")).toEqual([{ due: true }]);
 });
 
 test("it refuses the service", async () => {
-  expect(await raised(database.service.pool.query("select app.tiers_derive()"))).toMatchObject({ sqlstate: "42501" });
+  expect(await raised(database.service.pool.query("select app.tiers_derive()"))).toMatchObject({
+    sqlstate: "42501",
+  });
 });

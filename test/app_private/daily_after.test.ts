@@ -10,11 +10,10 @@ const rows = async (text: string, values: unknown[] = []) =>
 /** The turn of a date, as UTC. */
 const on = async (date: string, zone: string, at: string): Promise<string | null> =>
   (
-    await rows("select to_char(app_private.daily_on($1, $2, $3) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') as utc", [
-      date,
-      zone,
-      at,
-    ])
+    await rows(
+      "select to_char(app_private.daily_on($1, $2, $3) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') as utc",
+      [date, zone, at],
+    )
   )[0]!["utc"];
 
 describe("the moment on a date", () => {
@@ -59,7 +58,14 @@ describe("the moment on a date", () => {
 
 const ZONES = [
   ...["UTC", "Europe/Berlin", "America/New_York", "America/St_Johns", "America/Sao_Paulo", "America/Nuuk"],
-  ...["Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Apia", "Pacific/Kiritimati", "Pacific/Niue"],
+  ...[
+    "Asia/Kolkata",
+    "Asia/Kathmandu",
+    "Australia/Lord_Howe",
+    "Pacific/Apia",
+    "Pacific/Kiritimati",
+    "Pacific/Niue",
+  ],
   ...["Antarctica/Troll", "Africa/Casablanca", "Asia/Gaza", "Europe/London"],
 ];
 
@@ -126,7 +132,9 @@ test("a date that had its turn has no second one, though it is due again under a
   const nine = "2026-07-01 09:00:00+00";
   expect(await due("2026-07-01 12:00:00+00", "UTC", "09:00", nine)).toMatchObject({ runs: false, missed: 0 });
   expect(await due("2026-07-01 18:00:00+00", "UTC", "17:00", nine)).toMatchObject({ runs: false });
-  expect(await due("2026-07-01 15:00:00+00", "America/New_York", "09:00", nine)).toMatchObject({ runs: false });
+  expect(await due("2026-07-01 15:00:00+00", "America/New_York", "09:00", nine)).toMatchObject({
+    runs: false,
+  });
   expect(await due("2026-07-02 09:00:00+00", "UTC", "09:00", nine)).toEqual({
     runs: true,
     missed: 0,

@@ -21,7 +21,9 @@ const run = async (tenantId: string, kind: string): Promise<Row | undefined> =>
 const end = async (tenantId: string, kind: string, state?: "DEAD_LETTER") =>
   turns.end([(await run(tenantId, kind))!["id"]], state);
 const kinds = async (tenantId: string) =>
-  (await rows("select kind from app.job_runs where tenant_id = $1 order by id", [tenantId])).map((each) => each["kind"]);
+  (await rows("select kind from app.job_runs where tenant_id = $1 order by id", [tenantId])).map(
+    (each) => each["kind"],
+  );
 
 beforeEach(() => turns.reset());
 
@@ -36,14 +38,19 @@ describe("it works", () => {
     await end(tenantId, "analysis");
     expect(await kinds(tenantId)).toHaveLength(3);
     expect(new Set((await runsFor([tenantId])).map((each) => each["slot"])).size).toBe(1);
-    expect((await runsFor([tenantId])).map((each) => each["input"])).toEqual(Array(3).fill({ missed_slots: 2 }));
+    expect((await runsFor([tenantId])).map((each) => each["input"])).toEqual(
+      Array(3).fill({ missed_slots: 2 }),
+    );
     await turns.audit();
   });
 
   test("what has failed for good is gone without, and each that follows hears of all", async () => {
     const tenantId = await begun();
     await end(tenantId, "cost_import", "DEAD_LETTER");
-    expect((await run(tenantId, "detection"))!["input"]).toEqual({ missed_slots: 2, without: ["cost_import"] });
+    expect((await run(tenantId, "detection"))!["input"]).toEqual({
+      missed_slots: 2,
+      without: ["cost_import"],
+    });
     await end(tenantId, "detection", "DEAD_LETTER");
     expect((await run(tenantId, "analysis"))!["input"]).toEqual({
       missed_slots: 2,
@@ -57,9 +64,10 @@ describe("it works", () => {
       `update app.job_runs set state = 'RUNNING', attempt = 1, lease_until = now() + interval '1 minute' where tenant_id = $1`,
       [tenantId],
     );
-    await rows("update app.job_runs set state = 'FAILED', lease_until = null, error_code = 'x' where tenant_id = $1", [
-      tenantId,
-    ]);
+    await rows(
+      "update app.job_runs set state = 'FAILED', lease_until = null, error_code = 'x' where tenant_id = $1",
+      [tenantId],
+    );
     expect(await kinds(tenantId)).toEqual(["detection"]);
   });
 
@@ -125,7 +133,9 @@ describe("it works twice", () => {
     await turns.makeDue(tenants);
     await turns.tick();
     await turns.end((await runsFor(tenants)).map((each) => each["id"]));
-    await turns.end((await runsFor(tenants)).filter((each) => each["state"] === "PENDING").map((each) => each["id"]));
+    await turns.end(
+      (await runsFor(tenants)).filter((each) => each["state"] === "PENDING").map((each) => each["id"]),
+    );
     expect(await runsFor(tenants)).toHaveLength(100);
     await turns.audit();
   });
@@ -136,17 +146,27 @@ describe("a turn that was cancelled does not go on", () => {
     const tenantId = await begun();
     const { id } = (await run(tenantId, "cost_import")) as { id: string };
     if (state === "RUNNING")
-      await rows("update app.job_runs set state = 'RUNNING', attempt = 1, lease_until = now() where id = $1", [id]);
-    await database.ops.query("select ops.job_cancel($1, actor => 'me', reason => 'a test', force => true)", [id]);
+      await rows(
+        "update app.job_runs set state = 'RUNNING', attempt = 1, lease_until = now() where id = $1",
+        [id],
+      );
+    await database.ops.query("select ops.job_cancel($1, actor => 'me', reason => 'a test', force => true)", [
+      id,
+    ]);
     expect(await kinds(tenantId)).toEqual(["cost_import"]);
   });
 
   test("nor when its worker was quicker and has completed it", async () => {
     const tenantId = await begun();
     const { id } = (await run(tenantId, "cost_import")) as { id: string };
-    await rows("update app.job_runs set state = 'RUNNING', attempt = 1, lease_until = now() where id = $1", [id]);
+    await rows("update app.job_runs set state = 'RUNNING', attempt = 1, lease_until = now() where id = $1", [
+      id,
+    ]);
     await database.ops.query("select ops.job_cancel($1, actor => 'me', reason => 'a test')", [id]);
-    await rows("update app.job_runs set state = 'COMPLETED', lease_until = null, finished_at = now() where id = $1", [id]);
+    await rows(
+      "update app.job_runs set state = 'COMPLETED', lease_until = null, finished_at = now() where id = $1",
+      [id],
+    );
     expect(await kinds(tenantId)).toEqual(["cost_import"]);
   });
 });

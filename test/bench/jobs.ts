@@ -92,7 +92,7 @@ async function bench(plan: Plan): Promise<Report> {
     return stopped;
   };
   const interrupted = () => void stop().finally(() => process.exit(130));
-  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, interrupted);
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, interrupted);
   try {
     const settings = await settingsOf(server);
     say(`PostgreSQL ${server.version} (${settings}): making ${plan.tenants} tenants`);

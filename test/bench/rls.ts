@@ -48,7 +48,7 @@ async function bench(where: string, size: Size): Promise<Report> {
   say("starting");
   const server = await openServer(where, QUIET);
   const interrupted = () => void server.stop().finally(() => process.exit(130));
-  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, interrupted);
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, interrupted);
   try {
     const scratch = await server.scratch();
     say(`PostgreSQL ${server.version}: making twice ${size.rows} rows of ${size.tenants} tenants`);

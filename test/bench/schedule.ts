@@ -59,7 +59,7 @@ async function bench(plan: Plan): Promise<Report> {
   const where = process.env["BENCH_DATABASE_URL"] || process.env["TEST_DATABASE_URL"] || "embedded";
   const server = await openServer(where, SETTINGS);
   const interrupted = () => void server.stop().finally(() => process.exit(130));
-  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, interrupted);
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, interrupted);
   try {
     const results: Result[] = [];
     for (const tenants of plan.tenants) results.push(...(await benchTenants(server, tenants, plan)));

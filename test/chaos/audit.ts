@@ -189,14 +189,32 @@ export async function cancelledAndRun(
 export type Orphan = { tenantId: string; runId: string; attempt: number; killedAt: Date };
 
 /** How long it took from the death of a worker until its runs were given back, and until they ran again. */
-export type Rescue = { orphans: number; backMs: number[]; claimedMs: number[]; lost: number };
+export type Rescue = {
+  orphans: number;
+  backMs: number[];
+  /** Of those whose tenant has no flood of its own before them. */
+  claimedMs: number[];
+  /** Those that nobody gave back. */
+  lost: number;
+  /** The three that took longest until they ran again. */
+  slowest: unknown[];
+};
+
+type Rescued = { tenant_id: string; back_ms: number | null; claimed_ms: number | null };
 
 /** What became of the orphans, by the events. */
-export async function rescueOf(superuser: pg.Pool, orphans: readonly Orphan[]): Promise<Rescue> {
-  const { rows } = await superuser.query<{ back_ms: number | null; claimed_ms: number | null }>(
-    `select extract(epoch from b.at - o.at)::float * 1000 as back_ms,
+export async function rescueOf(
+  superuser: pg.Pool,
+  orphans: readonly Orphan[],
+  flooded: readonly string[] = [],
+): Promise<Rescue> {
+  const { rows } = await superuser.query<Rescued>(
+    `select r.tenant_id, t.name as tenant, r.kind, r.state, r.token_rank, o.attempt, o.at as killed_at,
+       extract(epoch from b.at - o.at)::float * 1000 as back_ms,
        extract(epoch from c.at - o.at)::float * 1000 as claimed_ms
      from jsonb_to_recordset($1::jsonb) as o (tenant_id uuid, run_id uuid, attempt integer, at timestamptz)
+     join app.job_runs as r on r.tenant_id = o.tenant_id and r.id = o.run_id
+     join app.tenants as t on t.tenant_id = r.tenant_id
      left join lateral (
        select min(e.created_at) as at from app.job_run_events as e
        where e.tenant_id = o.tenant_id and e.run_id = o.run_id and e.attempt = o.attempt and e.from_state = 'RUNNING'
@@ -216,12 +234,16 @@ export async function rescueOf(superuser: pg.Pool, orphans: readonly Orphan[]): 
       ),
     ],
   );
+  const others = rows.filter((row) => !flooded.includes(row.tenant_id));
   const known = (values: (number | null)[]) =>
-    values.filter((value) => value !== null && value > 0) as number[];
+    values
+      .filter((value) => value !== null && value > 0)
+      .sort((one, other) => Number(one) - Number(other)) as number[];
   return {
     orphans: rows.length,
-    backMs: known(rows.map((row) => row.back_ms)).sort((one, other) => one - other),
-    claimedMs: known(rows.map((row) => row.claimed_ms)).sort((one, other) => one - other),
+    backMs: known(rows.map((row) => row.back_ms)),
+    claimedMs: known(others.map((row) => row.claimed_ms)),
     lost: rows.filter((row) => row.back_ms === null).length,
+    slowest: others.sort((one, other) => (other.claimed_ms ?? 0) - (one.claimed_ms ?? 0)).slice(0, 3),
   };
 }

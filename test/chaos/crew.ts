@@ -21,6 +21,8 @@ export type End = {
   livedMs: number;
   /** From SIGTERM to the end. */
   stopMs: number | undefined;
+  /** Its log. */
+  file: string;
 };
 
 /** A worker process. */
@@ -64,7 +66,8 @@ export class Crew {
   start(step?: Step): Member {
     this.#number += 1;
     const { workerUrl, serviceUrl, folder, concurrency, drainMs, logLevel = "warn" } = this.#options;
-    const log = openSync(join(folder, `worker_${this.#number}.log`), "a");
+    const file = join(folder, `worker_${this.#number}.log`);
+    const log = openSync(file, "a");
     const { kid, secret } = TEST_TICKET_KEY;
     const settings = {
       workerUrl,
@@ -90,7 +93,7 @@ export class Crew {
       isReady: false,
       ended: Promise.resolve({} as End),
     };
-    member.ended = this.#endOf(member);
+    member.ended = this.#endOf(member, file);
     child.on("error", () => {}); // it has ended, and says so
     child.on("message", () => {
       member.isReady = true;
@@ -147,7 +150,7 @@ export class Crew {
     }
   }
 
-  #endOf(member: Member): Promise<End> {
+  #endOf(member: Member, file: string): Promise<End> {
     return new Promise((resolve) => {
       member.child.once("exit", async (code, signal) => {
         const now = performance.now();
@@ -160,6 +163,7 @@ export class Crew {
           at: new Date(),
           livedMs: now - startedAt,
           stopMs: stoppingAt === undefined ? undefined : now - stoppingAt,
+          file,
         };
         this.ends.push(end);
         this.members.splice(this.members.indexOf(member), 1);

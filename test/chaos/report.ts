@@ -72,7 +72,8 @@ async function factsOf({ scene, crew }: Stage, { rescue, seen, drainMs, ticking 
     ...codes,
     "runs of killed workers": rescue.orphans,
     "longest from kill to given back, s": seconds(rescue.backMs.at(-1)),
-    "longest from kill to claimed, s": seconds(rescue.claimedMs.at(-1)),
+    "longest from kill to claimed, without the flooding tenant, s": seconds(rescue.claimedMs.at(-1)),
+    "the slowest of them": JSON.stringify(rescue.slowest),
     "longest stop, s": seconds(
       Math.max(0, ...crew.ends.map(({ stopMs, step }) => (step === undefined ? (stopMs ?? 0) : 0))),
     ),
@@ -83,7 +84,7 @@ async function factsOf({ scene, crew }: Stage, { rescue, seen, drainMs, ticking 
     "scheduler lag, s": Math.round(seen.schedulerLagSeconds * 10) / 10,
     "longest dead lease, s": Math.round(seen.deadLeaseSeconds * 10) / 10,
     "longest idle in a transaction, s": Math.round(seen.idleSeconds * 10) / 10,
-    "longest a token had no living holder, s": Math.round(seen.orphanSeconds * 10) / 10,
+    "longest a due run had no token, s": Math.round(seen.tokenlessSeconds * 10) / 10,
     "most live runs": seen.liveRuns,
     looks: seen.looks,
   };

@@ -13,8 +13,8 @@ export type Seen = {
   beyondCap: number;
   /** Seconds that a row of the schedule was due. */
   schedulerLagSeconds: number;
-  /** Seconds that a token was held by a pool that no living worker has. */
-  orphanSeconds: number;
+  /** Seconds that a run was due and had no token that could wake a worker up: none, or one that a lost worker held. */
+  tokenlessSeconds: number;
   /** Seconds that a connection of a worker was idle in a transaction. */
   idleSeconds: number;
   liveRuns: number;
@@ -31,10 +31,11 @@ export function startWatch(scene: Scene): { seen: Seen; stop(): Promise<void> } 
     deadLeaseSeconds: 0,
     beyondCap: 0,
     schedulerLagSeconds: 0,
-    orphanSeconds: 0,
+    tokenlessSeconds: 0,
     idleSeconds: 0,
     liveRuns: 0,
   };
+  const tokenless = new Spans();
   let last = { started: "", deadlocks: 0 };
   const look = async () => {
     const { rows } = await scene.superuser.query<Look>(LOOK);
@@ -52,7 +53,7 @@ export function startWatch(scene: Scene): { seen: Seen; stop(): Promise<void> } 
       "liveRuns",
     ] as const)
       seen[name] = Math.max(seen[name], now[name]);
-    seen.orphanSeconds = Math.max(seen.orphanSeconds, await orphans(scene));
+    seen.tokenlessSeconds = Math.max(seen.tokenlessSeconds, tokenless.longest(await tokenlessRuns(scene)));
   };
   const stopping = new AbortController();
   const ended = (async () => {
@@ -71,7 +72,7 @@ export function startWatch(scene: Scene): { seen: Seen; stop(): Promise<void> } 
   };
 }
 
-type Look = Omit<Seen, "looks" | "orphanSeconds"> & { started: string };
+type Look = Omit<Seen, "looks" | "tokenlessSeconds"> & { started: string };
 
 const LOOK = `
   select pg_postmaster_start_time()::text as started,
@@ -89,14 +90,31 @@ const LOOK = `
        and (a.application_name like 'chaos_worker%' or a.application_name = 'holdfast_queue')) as "idleSeconds",
     (select count(*)::int from app.job_runs as r where r.state in ('PENDING', 'RUNNING', 'FAILED')) as "liveRuns"`;
 
-/** The queue may be away. */
-async function orphans(scene: Scene): Promise<number> {
-  const { rows } = await scene.superuser
-    .query<{ seconds: number }>(
-      `select coalesce(max(extract(epoch from now() - j.locked_at)), 0)::float as seconds
-       from graphile_worker.jobs as j
-       where j.locked_by is not null and not exists (select from app.job_workers as w where w.pool = j.locked_by)`,
+/** Since when each has been seen, look after look. */
+class Spans {
+  #since = new Map<string, number>();
+
+  /** The longest span, in seconds, of those that are seen now; the others are forgotten. */
+  longest(seen: readonly string[] | undefined): number {
+    const now = performance.now();
+    if (seen !== undefined) this.#since = new Map(seen.map((each) => [each, this.#since.get(each) ?? now]));
+    return Math.max(0, ...[...this.#since.values()].map((since) => (now - since) / 1_000));
+  }
+}
+
+/** Undefined while the queue is away: a run has no token then. */
+async function tokenlessRuns(scene: Scene): Promise<string[] | undefined> {
+  const found = await scene.superuser
+    .query<{ key: string }>(
+      `select x.key
+       from (select 'run:' || r.id || ':' || r.attempt as key from app.job_runs as r
+             where r.state in ('PENDING', 'FAILED') and r.token_at is not null and r.available_at < now()) as x
+       where not exists (
+         select from graphile_worker.jobs as j
+         where j.key = x.key and j.attempts < j.max_attempts
+           and (j.locked_by is null or exists (
+             select from app.job_workers as w where w.pool = j.locked_by and w.seen_at > now() - interval '6 seconds')))`,
     )
-    .catch(() => ({ rows: [] }));
-  return rows[0]?.seconds ?? 0;
+    .catch(() => undefined);
+  return found?.rows.map(({ key }) => key);
 }

@@ -15,7 +15,8 @@ async function set(args: string, name = tenant, reason = "they asked for it"): P
   return (await database.ops.query(text, [name, reason])).rows[0];
 }
 const schedule = () => rows("select * from app.tenant_schedules where tenant_id = $1", [tenantId]);
-const audits = () => rows("select actor, subject, reason, before, after from ops.audit_log where action = 'schedule_set'");
+const audits = () =>
+  rows("select actor, subject, reason, before, after from ops.audit_log where action = 'schedule_set'");
 const runs = async () => (await turns.runsFor([tenantId])).length;
 /** A turn so many seconds ago. */
 const hadTurn = async (secondsAgo: number) => {
@@ -59,7 +60,13 @@ describe("it works", () => {
     expect(await set("")).toMatchObject({ schedule_before: "every 02:00:00", schedule_after: "cohort" });
     expect(await schedule()).toEqual([]);
     expect(await audits()).toMatchObject([
-      { actor: "holdfast_ops", subject: tenant, reason: "they asked for it", before: null, after: { every: "02:00:00" } },
+      {
+        actor: "holdfast_ops",
+        subject: tenant,
+        reason: "they asked for it",
+        before: null,
+        after: { every: "02:00:00" },
+      },
       { before: { every: "02:00:00" }, after: null },
     ]);
   });
@@ -67,7 +74,9 @@ describe("it works", () => {
   test("at once, when its last turn is a period ago and the next boundary is not near", async () => {
     await hadTurn(20 * 86_400);
     await set("every => '30 days'");
-    const [own] = await rows("select next_run_at <= now() as due, next_run_at - now() < '15 days' as near from app.tenant_schedules");
+    const [own] = await rows(
+      "select next_run_at <= now() as due, next_run_at - now() < '15 days' as near from app.tenant_schedules",
+    );
     const made = (await turns.tick()).reduce((sum, each) => sum + each.runs, 0);
     expect(made).toBe(own!["due"] ? 1 : 0);
 
@@ -88,9 +97,13 @@ describe("it works", () => {
 
   test("another hour: a date that had its turn has no second one, one that had none has it at once", async () => {
     await set("daily_at => '00:00'");
-    await rows("update app.tenant_schedules set last_slot = extract(epoch from app_private.daily_before(now(), 'UTC', '00:00'))");
+    await rows(
+      "update app.tenant_schedules set last_slot = extract(epoch from app_private.daily_before(now(), 'UTC', '00:00'))",
+    );
     await set("daily_at => '23:59:59'");
-    const [today] = await rows("select next_run_at::date - now()::date as days, last_slot is not null as kept from app.tenant_schedules");
+    const [today] = await rows(
+      "select next_run_at::date - now()::date as days, last_slot is not null as kept from app.tenant_schedules",
+    );
     expect(today).toEqual({ days: 1, kept: true });
 
     await rows("update app.tenant_schedules set last_slot = last_slot - 86400");
@@ -108,7 +121,9 @@ describe("it works", () => {
   });
 
   test("dry_run shows it and changes nothing", async () => {
-    expect(await set("daily_at => '09:00', dry_run => true")).toMatchObject({ schedule_after: "daily at 09:00:00" });
+    expect(await set("daily_at => '09:00', dry_run => true")).toMatchObject({
+      schedule_after: "daily at 09:00:00",
+    });
     expect(await schedule()).toEqual([]);
     expect(await audits()).toEqual([]);
   });
@@ -161,7 +176,9 @@ describe("it refuses, by name, and changes nothing", () => {
   });
 
   test.each(["service", "worker"] as const)("the %s", async (login) => {
-    const call = database[login].pool.query("select ops.schedule_set($1, 'I want to', every => '1 minute')", [tenant]);
+    const call = database[login].pool.query("select ops.schedule_set($1, 'I want to', every => '1 minute')", [
+      tenant,
+    ]);
     expect(await raised(call)).toMatchObject({ sqlstate: "42501" });
   });
 });

@@ -12,6 +12,7 @@ type Asked = {
   limit?: unknown;
   tier?: unknown;
   zone?: unknown;
+  plan?: unknown;
   tags?: unknown;
 };
 
@@ -23,10 +24,11 @@ const add = async (asked: Asked = {}): Promise<Row> => {
     tier = "ACTIVE",
     zone = "UTC",
     tags = null,
+    plan = "growth",
   } = asked;
   const text = `select * from ops.tenant_add(name => $1, reason => $2, limit_usd => $3, tier => $4, time_zone => $5,
-    required_tags => $6)`;
-  return (await database.ops.query(text, [name, reason, limit, tier, zone, tags])).rows[0];
+    required_tags => $6, plan => $7)`;
+  return (await database.ops.query(text, [name, reason, limit, tier, zone, tags, plan])).rows[0];
 };
 
 const rows = async (text: string, values: unknown[] = []) =>
@@ -101,6 +103,20 @@ describe("it works", () => {
     },
   );
 
+  test.each([
+    ["enterprise", null, "HIGH_VALUE"],
+    ["growth", null, "ACTIVE"],
+    ["free", null, "DORMANT"],
+    ["free", "HIGH_VALUE", "HIGH_VALUE"],
+  ])("plan %s, tier %s: it belongs to %s", async (plan, tier, cohort) => {
+    const made = await add({ plan, tier });
+    expect(made["tier_now"]).toBe(cohort);
+    expect(
+      await rows("select plan, tier, pinned_tier from app.tenants where tenant_id = $1", [made["tenant_id"]]),
+    ).toEqual([{ plan, tier: cohort, pinned_tier: tier }]);
+    expect((await database.worker.pool.query("select app.tiers_derive() as n")).rows).toEqual([{ n: 0 }]);
+  });
+
   test("who asks for no tags in particular gets those that most need", async () => {
     const { tenant_id } = await add();
     const [tenant] = await rows("select required_tags from app.tenants where tenant_id = $1", [tenant_id]);
@@ -139,7 +155,8 @@ describe("it refuses, by name, and changes nothing", () => {
     ["a name of 101 characters", { name: "x".repeat(101) }, "tenant_invalid", "name"],
     ["a name with a newline", { name: "Ac\nme" }, "tenant_invalid", "name"],
     ["a name with an escape", { name: "\u001b[31mAcme" }, "tenant_invalid", "name"],
-    ["no tier", { tier: null }, "tenant_invalid", "tier"],
+    ["no plan", { plan: null }, "tenant_invalid", "plan"],
+    ["an unknown plan", { plan: "gold" }, "tenant_invalid", "plan"],
     ["an unknown tier", { tier: "PLATINUM" }, "tenant_invalid", "tier"],
     ["a tier in lower case", { tier: "active" }, "tenant_invalid", "tier"],
     ["no zone", { zone: null }, "tenant_invalid", "time_zone"],

@@ -13,10 +13,16 @@ let tenant: string;
 /** Sets what is named; gives what changed, as `[setting, before, after]`. */
 async function set(args: string, name = tenant, reason = "a new contract"): Promise<string[][]> {
   const text = `select * from ops.tenant_set(tenant => $1, reason => $2${args === "" ? "" : `, ${args}`})`;
-  return (await database.ops.query(text, [name, reason])).rows.map((row) => [row.setting, row.before, row.after]);
+  return (await database.ops.query(text, [name, reason])).rows.map((row) => [
+    row.setting,
+    row.before,
+    row.after,
+  ]);
 }
-const row = async (): Promise<Row> => (await rows("select * from app.tenants where tenant_id = $1", [tenantId]))[0]!;
-const audits = () => rows("select actor, subject, reason, before, after from ops.audit_log where action = 'tenant_set'");
+const row = async (): Promise<Row> =>
+  (await rows("select * from app.tenants where tenant_id = $1", [tenantId]))[0]!;
+const audits = () =>
+  rows("select actor, subject, reason, before, after from ops.audit_log where action = 'tenant_set'");
 
 beforeEach(async () => {
   await turns.reset();
@@ -34,7 +40,13 @@ describe("it works", () => {
     expect(await row()).toMatchObject({ plan: "pro", tier: "HIGH_VALUE", pinned_tier: null, version: "2" });
     expect(await turns.runsFor([tenantId])).toHaveLength(1);
     expect(await audits()).toMatchObject([
-      { actor: "holdfast_ops", subject: tenant, reason: "a new contract", before: { plan: "growth" }, after: { plan: "pro" } },
+      {
+        actor: "holdfast_ops",
+        subject: tenant,
+        reason: "a new contract",
+        before: { plan: "growth" },
+        after: { plan: "pro" },
+      },
     ]);
     expect((await database.worker.pool.query("select app.tiers_derive() as n")).rows).toEqual([{ n: 0 }]);
   });
@@ -52,9 +64,10 @@ describe("it works", () => {
   });
 
   test("a tenant that is asleep does not wake up with its plan", async () => {
-    await rows("update app.tenants set last_active_at = now() - interval '1 year', tier = 'DORMANT' where tenant_id = $1", [
-      tenantId,
-    ]);
+    await rows(
+      "update app.tenants set last_active_at = now() - interval '1 year', tier = 'DORMANT' where tenant_id = $1",
+      [tenantId],
+    );
     expect(await set("plan => 'pro'")).toEqual([["plan", "growth", "pro"]]);
   });
 
@@ -130,7 +143,9 @@ describe("it refuses, by name, and changes nothing", () => {
   });
 
   test.each(["service", "worker"] as const)("the %s", async (login) => {
-    const call = database[login].pool.query("select ops.tenant_set($1, 'I want to', plan => 'enterprise')", [tenant]);
+    const call = database[login].pool.query("select ops.tenant_set($1, 'I want to', plan => 'enterprise')", [
+      tenant,
+    ]);
     expect(await raised(call)).toMatchObject({ sqlstate: "42501" });
   });
 });

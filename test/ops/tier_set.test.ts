@@ -11,10 +11,15 @@ const { rows } = turns;
 /** Sets what is named of ACTIVE; gives what changed, as `[setting, before, after]`. */
 async function set(args: string, tier = "ACTIVE", reason = "busier"): Promise<string[][]> {
   const text = `select * from ops.tier_set(tier => $1, reason => $2${args === "" ? "" : `, ${args}`})`;
-  return (await database.ops.query(text, [tier, reason])).rows.map((row) => [row.setting, row.before, row.after]);
+  return (await database.ops.query(text, [tier, reason])).rows.map((row) => [
+    row.setting,
+    row.before,
+    row.after,
+  ]);
 }
 const cohort = async (): Promise<Row> => (await rows("select * from app.tiers where tier = 'ACTIVE'"))[0]!;
-const audits = () => rows("select actor, subject, reason, before, after from ops.audit_log where action = 'tier_set'");
+const audits = () =>
+  rows("select actor, subject, reason, before, after from ops.audit_log where action = 'tier_set'");
 
 beforeEach(async () => {
   await turns.reset();
@@ -31,7 +36,13 @@ describe("it works", () => {
     ]);
     expect(await cohort()).toEqual({ ...before, weight: "1.5", overlap: "queue" });
     expect(await audits()).toMatchObject([
-      { actor: "holdfast_ops", subject: "ACTIVE", reason: "busier", before: { weight: 1 }, after: { weight: 1.5 } },
+      {
+        actor: "holdfast_ops",
+        subject: "ACTIVE",
+        reason: "busier",
+        before: { weight: 1 },
+        after: { weight: 1.5 },
+      },
     ]);
   });
 
@@ -68,30 +79,33 @@ describe("it works", () => {
     ["1 hour", 6],
     ["18 hours", 18],
     ["7 days", 168],
-  ])("every %s: all shards are due at boundaries of it, none too soon, none later than twice the longer", async (every, longer) => {
-    await ticked();
-    await set(`every => '${every}'`);
-    const faults = await rows(
-      `select s.*, n.slot from app.schedules as s
+  ])(
+    "every %s: all shards are due at boundaries of it, none too soon, none later than twice the longer",
+    async (every, longer) => {
+      await ticked();
+      await set(`every => '${every}'`);
+      const faults = await rows(
+        `select s.*, n.slot from app.schedules as s
        cross join lateral app_private.slot_of(s.next_run_at, $1, s.shard) as n
        where s.tier = 'ACTIVE' and (s.next_run_at <> to_timestamp(n.slot) or s.next_run_at <= now()
          or s.next_run_at < to_timestamp(s.last_slot) + $1::interval / 2
          or s.next_run_at > to_timestamp(s.last_slot) + 2 * $2 * interval '1 hour')`,
-      [every, longer],
-    );
-    expect(faults).toEqual([]);
-    expect(await turns.tick()).toEqual([]);
-    // And the tick keeps to it.
-    await rows("update app.schedules set next_run_at = now() where tier = 'ACTIVE'");
-    await turns.tick();
-    expect(
-      await rows(
-        `select from app.schedules as s cross join lateral app_private.slot_of(now(), $1, s.shard) as n
+        [every, longer],
+      );
+      expect(faults).toEqual([]);
+      expect(await turns.tick()).toEqual([]);
+      // And the tick keeps to it.
+      await rows("update app.schedules set next_run_at = now() where tier = 'ACTIVE'");
+      await turns.tick();
+      expect(
+        await rows(
+          `select from app.schedules as s cross join lateral app_private.slot_of(now(), $1, s.shard) as n
          where s.tier = 'ACTIVE' and s.next_run_at <> n.next_run_at`,
-        [every],
-      ),
-    ).toEqual([]);
-  });
+          [every],
+        ),
+      ).toEqual([]);
+    },
+  );
 
   test("what is due stays due, and other cohorts are as they were", async () => {
     await ticked();
@@ -99,7 +113,9 @@ describe("it works", () => {
     const others = "select * from app.schedules where tier <> 'ACTIVE' order by 1, 2";
     const before = await rows(others);
     await set("every => '1 hour'");
-    expect(await rows("select tier from app.schedules where tier = 'ACTIVE' and next_run_at < now()")).toHaveLength(1);
+    expect(
+      await rows("select tier from app.schedules where tier = 'ACTIVE' and next_run_at < now()"),
+    ).toHaveLength(1);
     expect(await rows(others)).toEqual(before);
   });
 });
@@ -115,7 +131,10 @@ describe("it works twice", () => {
   test("two people at once, while a tick is at a shard: one after the other", async () => {
     await rows("update app.schedules set next_run_at = now() + interval '1 hour' where tier = 'ACTIVE'");
     const held = { text: "select from app.schedules where tier = 'ACTIVE' and shard = 200" };
-    const outcomes = await collide(database, held, [() => set("every => '1 hour'"), () => set("every => '2 hours'")]);
+    const outcomes = await collide(database, held, [
+      () => set("every => '1 hour'"),
+      () => set("every => '2 hours'"),
+    ]);
     expect(outcomes.map((each) => each.status)).toEqual(["fulfilled", "fulfilled"]);
     expect(await audits()).toHaveLength(2);
   });
@@ -138,7 +157,11 @@ describe("it refuses, by name, and changes nothing", () => {
     ["overlap", "ACTIVE", "missed => 'all'"],
   ])("%s of %s: %s", async (argument, tier, args) => {
     const before = await cohort();
-    expect(await raised(set(args, tier))).toEqual({ name: "argument_invalid", sqlstate: "OP102", detail: { argument } });
+    expect(await raised(set(args, tier))).toEqual({
+      name: "argument_invalid",
+      sqlstate: "OP102",
+      detail: { argument },
+    });
     expect(await cohort()).toEqual(before);
     expect(await audits()).toEqual([]);
   });

@@ -175,14 +175,19 @@ describe("the work transaction", () => {
   test("takes no connection for a task that does not use it", async () => {
     await withOneConnection(async ({ work }) => {
       await execute(async ({ client }) => Object.keys(client), { work });
-      expect(work!.pool.totalCount).toBe(0);
+      expect(work.pool.totalCount).toBe(0);
     });
   });
 
-  test("refuses by name where there is no login for it", async () => {
-    const run = await execute(({ client }) => client.query("select 1"), { work: undefined });
-    expect(run).toMatchObject({ state: "FAILED", error_code: "config_invalid" });
-    expect(run.error).toContain("holdfast_service");
+  test("neither does a call beside it have the worker's login, which sees all tenants", async () => {
+    const Login = z.object({ login: z.string() });
+    const who = "select session_user::text as login, $1::uuid as tenant_id, $2::text as ticket";
+    expect(await execute(({ call }) => call(who, [], Login))).toMatchObject({
+      result: [{ login: "holdfast_service" }],
+    });
+    const all = "select tenant_id::text as login from app.job_reap(), (select $1::uuid, $2::text) as unused";
+    const refused = await execute(({ call }) => call(all, [], Login));
+    expect(refused).toMatchObject({ state: "DEAD_LETTER", error_code: "sqlstate_42501" });
   });
 
   test("takes one statement at a time, in the order in which they were asked", async () => {

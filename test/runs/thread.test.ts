@@ -61,9 +61,9 @@ describe.concurrent("a task in a thread", () => {
   });
 
   test("hears its signal, with the reason", async () => {
-    const run = await execute("heed", { timeoutSeconds: 1 });
+    const run = await execute("heed", { timeoutSeconds: 3 });
     expect(run).toMatchObject({ state: "FAILED", error_code: "job_timeout" });
-    expect(run.tookMs).toBeLessThan(1_000 + GRACE_MS / 2);
+    expect(run.tookMs).toBeLessThan(3_000 + GRACE_MS);
     expect(layers).toContain("thread_heed: abort");
   });
 

@@ -2,9 +2,9 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import pino, { type Logger } from "pino";
 import { expect } from "vitest";
-import { jobClaim } from "../../src/jobs.ts";
-import { coalescedClaims } from "../../src/runs/claims.ts";
-import type { Observe, RunDeps } from "../../src/runs.ts";
+import { type EndedAttempt, jobClaim, jobCompleteMany } from "../../src/jobs.ts";
+import { coalesced } from "../../src/runs/coalesced.ts";
+import type { Observe, RunDeps, RunToken } from "../../src/runs.ts";
 import { AnyInput, type Task, type TaskEntry } from "../../src/tasks.ts";
 import type { TestDatabase } from "./database.ts";
 
@@ -75,7 +75,8 @@ export function depsOf(
   return {
     db,
     work: database.service,
-    claim: coalescedClaims((runs) => jobClaim(db, worker, runs)),
+    claim: coalesced((runs: RunToken[]) => jobClaim(db, worker, runs)),
+    complete: coalesced((ended: EndedAttempt[]) => jobCompleteMany(db, ended)),
     live: new Set(),
     ...given,
   };

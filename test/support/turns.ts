@@ -22,7 +22,7 @@ export type Turns = {
   reset(): Promise<void>;
   /** The shards of these tenants are due, `missed` turns after the last one (null: they had none yet). */
   makeDue(tenantIds: string[], missed?: number | null): Promise<number>;
-  /** All that was taken and is due was so many seconds earlier: as if time had passed. */
+  /** All that was taken and is due was so many seconds earlier, and so is every boundary: as if time had passed. */
   pass(seconds: number): Promise<void>;
   /** The row of `app.schedules` of a tenant, and the slot that has begun. */
   shardOf(tenantId: string): Promise<Row>;
@@ -37,6 +37,27 @@ export type Turns = {
   /** Turns that were taken twice, and runs of turns without a token that nothing holds back: none of both. */
   audit(): Promise<void>;
 };
+
+/** Time passes for this database alone: from the first call on, its boundaries are the real ones that much earlier. */
+const GRID = `do $do$
+begin
+  if to_regclass('app_private.time_passed') is null then
+    create table app_private.time_passed (seconds bigint);
+    insert into app_private.time_passed values (0);
+    grant select on app_private.time_passed to public;
+    execute replace(pg_get_functiondef('app_private.slot_of'::regproc), 'slot_of', 'slot_of_now');
+    create or replace function app_private.slot_of(at timestamptz, every interval, shard smallint)
+    returns table (slot bigint, next_run_at timestamptz, seconds bigint)
+    language sql stable set search_path = ''
+    as $$
+      select n.slot - p.seconds, n.next_run_at - p.seconds * interval '1 second', n.seconds
+      from app_private.time_passed as p
+      cross join lateral app_private.slot_of_now(at + p.seconds * interval '1 second', every, shard) as n
+    $$;
+    grant execute on function app_private.slot_of_now to public;
+  end if;
+end
+$do$`;
 
 /** The scheduler of a test database. */
 export function turnsOf({ superuser, worker }: TestDatabase): Turns {
@@ -70,7 +91,9 @@ export function turnsOf({ superuser, worker }: TestDatabase): Turns {
       ]);
     },
     async reset() {
-      await rows("truncate app.job_runs, app.job_run_events, app.job_slots, app.cost_sources, app.tenant_schedules");
+      await rows(
+        "truncate app.job_runs, app.job_run_events, app.job_slots, app.cost_sources, app.tenant_schedules",
+      );
       await rows("delete from graphile_worker._private_jobs");
       await rows("update app.tenants set status = 'SUSPENDED'");
       await rows(
@@ -98,6 +121,8 @@ export function turnsOf({ superuser, worker }: TestDatabase): Turns {
       return due.length;
     },
     async pass(seconds) {
+      await rows(GRID);
+      await rows("update app_private.time_passed set seconds = seconds + $1", [seconds]);
       // Over negative slots: two updates never meet a slot that is still to be moved.
       await rows("update app.job_slots set slot = $1 - slot", [seconds]);
       await rows(
@@ -113,7 +138,9 @@ export function turnsOf({ superuser, worker }: TestDatabase): Turns {
           `update ${table} set last_slot = last_slot - $1::bigint, next_run_at = next_run_at - $1 * interval '1 second'`,
           [seconds],
         );
-      await rows("update app.schedules set open_slot = open_slot - $1::bigint where open_slot is not null", [seconds]);
+      await rows("update app.schedules set open_slot = open_slot - $1::bigint where open_slot is not null", [
+        seconds,
+      ]);
     },
     async shardOf(tenantId) {
       const [shard] = await rows(
@@ -157,7 +184,9 @@ export function turnsOf({ superuser, worker }: TestDatabase): Turns {
     },
     deadlocks: async () =>
       Number(
-        (await rows("select deadlocks from pg_stat_database where datname = current_database()"))[0]!["deadlocks"],
+        (await rows("select deadlocks from pg_stat_database where datname = current_database()"))[0]![
+          "deadlocks"
+        ],
       ),
     async audit() {
       expect(

@@ -7,6 +7,7 @@ import { AnyInput, task } from "../../src/tasks.ts";
 import { startWorker } from "../../src/worker.ts";
 
 const { workerUrl, kid, secret, drainMs } = JSON.parse(process.env["TEST_WORKER"] ?? "");
+const key = { kid, secret: Buffer.from(secret, "base64") };
 const pool = createPool({ connectionString: workerUrl, application_name: "test_worker" });
 const log = pino({ level: "debug" }, pino.destination({ dest: 1, sync: true }));
 
@@ -15,7 +16,8 @@ process.once("SIGTERM", () => told.resolve());
 
 const worker = await startWorker({
   workerUrl,
-  db: { pool, ticketKey: { kid, secret: Buffer.from(secret, "base64") } },
+  db: { pool, ticketKey: key },
+  work: { pool, ticketKey: key }, // its one task asks the database for nothing
   log,
   concurrency: 2,
   drainMs,

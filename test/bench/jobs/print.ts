@@ -95,18 +95,8 @@ export function asMarkdown(report: Report): string {
   return [
     `### PostgreSQL ${server_version} (${settings}): ${count(tenants)} tenants, ${rounds} rounds of ${seconds} s`,
     "",
-    ...linesTable(report.lines),
-    "",
-    ...table(
-      ["ratio", "at a time", "median", "least to greatest", "target"],
-      report.ratios.map(({ what, concurrency, value, least, most, target }) => [
-        what,
-        String(concurrency),
-        fixed(value, 2),
-        `${fixed(least, 2)} to ${fixed(most, 2)}`,
-        `≥ ${target}`,
-      ]),
-    ),
+    ...(report.lines.length === 0 ? [] : linesTable(report.lines)),
+    ...(report.ratios.length === 0 ? [] : ["", ...ratiosTable(report.ratios)]),
     ...(report.latency === null ? [] : ["", ...latencyTable(report.latency)]),
     ...(report.enqueue.length === 0 ? [] : ["", ...enqueueTable(report.enqueue)]),
     ...(report.memory.length === 0 ? [] : ["", ...memoryTable(report.memory)]),
@@ -132,6 +122,19 @@ function linesTable(lines: Line[]): string[] {
       fixed(line.server_cpu_us, 0),
       fixed(line.client_cpu_us, 0),
       fixed(line.rss_mb, 0),
+    ]),
+  );
+}
+
+function ratiosTable(ratios: Ratio[]): string[] {
+  return table(
+    ["ratio", "at a time", "median", "least to greatest", "target"],
+    ratios.map(({ what, concurrency, value, least, most, target }) => [
+      what,
+      String(concurrency),
+      fixed(value, 2),
+      `${fixed(least, 2)} to ${fixed(most, 2)}`,
+      `≥ ${target}`,
     ]),
   );
 }
