@@ -130,6 +130,7 @@
 --!include app_private/starts_left.sql
 --!include app_private/job_judged.sql
 --!include app_private/runs_wait.sql
+--!include app_private/runs_retell.sql
 --!include app_private/starts_take.sql
 --!include app/job_claim.sql
 --!include app/job_heartbeat.sql
@@ -240,6 +241,7 @@
 --!include app/job_complete_many.sql
 --!include app_private/partition_needed.sql
 --!include app_private/partitions_drop.sql
+--!include app_private/tokens_unlock_strays.sql
 --!include app/maintain.sql
 
 -- What a scrape shows.

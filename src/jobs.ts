@@ -256,6 +256,7 @@ const ReapedRun = z.object({
   runId: z.guid(),
   state: z.enum(["FAILED", "DEAD_LETTER"]),
   errorCode: z.string(),
+  kind: z.string(),
 });
 
 /**
@@ -265,7 +266,7 @@ export type ReapedRun = z.infer<typeof ReapedRun>;
 
 /** Brings back the runs whose worker is gone, of all tenants, and tells what became of each. */
 export async function jobReap(db: System, options?: CallOptions): Promise<ReapedRun[]> {
-  const text = `select tenant_id as "tenantId", run_id as "runId", state, error_code as "errorCode"
+  const text = `select tenant_id as "tenantId", run_id as "runId", state, error_code as "errorCode", kind
                 from app.job_reap()`;
   return systemCall(db, text, [], ReapedRun, options);
 }

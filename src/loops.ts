@@ -120,9 +120,9 @@ async function reapWorkers({ db, log }: LoopOptions, signal: AbortSignal): Promi
 
 /** One line for each run, as the worker would have written it that is gone. */
 async function reap({ db, log, observe }: LoopOptions, signal: AbortSignal): Promise<void> {
-  for (const { tenantId, runId, state, errorCode } of await jobReap(db, { signal })) {
-    const facts = { tenant_id: tenantId, run_id: runId, error_code: errorCode };
-    observe?.reaped(state === "DEAD_LETTER" ? "dead_letter" : "retry");
+  for (const { tenantId, runId, state, errorCode, kind } of await jobReap(db, { signal })) {
+    const facts = { tenant_id: tenantId, run_id: runId, kind, error_code: errorCode };
+    observe?.reaped(kind, state === "DEAD_LETTER" ? "dead_letter" : "retry");
     if (state === "DEAD_LETTER") log.error(facts, "job_dead_letter");
     else log.warn(facts, "job_failed");
   }
@@ -182,17 +182,22 @@ async function tick(options: LoopOptions, signal: AbortSignal): Promise<Tick> {
   const began = performance.now();
   const runsByCohort: Record<string, number> = {};
   const total = { runs: 0, shards: 0 };
-  for (let more = true; more; ) {
-    const made = await tickOnce(options, signal);
-    for (const { cohort, runs, shards } of made) {
-      runsByCohort[cohort] = (runsByCohort[cohort] ?? 0) + runs;
-      total.runs += runs;
-      total.shards += shards;
+  try {
+    // A transaction that is cut at the deadline is lost: none is begun that might be.
+    for (let more = true; more && performance.now() - began < TICK_DEADLINE_MS / 2; ) {
+      const made = await tickOnce(options, signal);
+      for (const { cohort, runs, shards } of made) {
+        runsByCohort[cohort] = (runsByCohort[cohort] ?? 0) + runs;
+        total.runs += runs;
+        total.shards += shards;
+      }
+      more = made.some(({ runs, shards }) => runs + shards > 0);
     }
-    more = made.some(({ runs, shards }) => runs + shards > 0);
+  } finally {
+    // What its earlier transactions have made is there, whatever ended it.
+    options.observe?.tick((performance.now() - began) / 1000, runsByCohort);
+    if (total.runs > 0) options.log.info(total, "schedule_ticked");
   }
-  options.observe?.tick((performance.now() - began) / 1000, runsByCohort);
-  if (total.runs > 0) options.log.info(total, "schedule_ticked");
   return total;
 }
 

@@ -35,7 +35,8 @@ export type Observe = {
   claimSeconds(seconds: number): void;
   /** The end of an attempt that had a result. */
   commitSeconds(seconds: number): void;
-  reaped(outcome: "retry" | "dead_letter"): void;
+  /** An attempt whose worker was lost, and what became of its run. */
+  reaped(kind: string, outcome: "retry" | "dead_letter"): void;
   /** How many handlers outlive their attempt now. */
   handlersLeaked(count: number): void;
   schedulerDeadlock(): void;

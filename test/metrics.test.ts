@@ -54,7 +54,7 @@ test("what a part tells is what a scrape shows", async () => {
   metrics.runs.jobWait("analysis", 0.2);
   metrics.runs.claimSeconds(0.004);
   metrics.runs.commitSeconds(0.03);
-  metrics.runs.reaped("retry");
+  metrics.runs.reaped("nap", "retry");
   metrics.runs.handlersLeaked(2);
   metrics.runs.tick(0.4, { ACTIVE: 3, DORMANT: 0 });
   metrics.runs.schedulerDeadlock();

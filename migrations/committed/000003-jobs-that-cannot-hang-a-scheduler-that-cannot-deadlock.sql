@@ -1,5 +1,5 @@
 --! Previous: sha1:424dcfdc2272dc40f525255e68a66cab73d930d8
---! Hash: sha1:360545b88d7e3977db45a984d177cde466640df7
+--! Hash: sha1:9403b58ab49c57efb54b790a06f9ba84952d691d
 --! Message: jobs that cannot hang, a scheduler that cannot deadlock
 
 -- Jobs that cannot hang, and a scheduler that cannot deadlock.
@@ -102,6 +102,7 @@ drop function if exists app_private.slot_of(timestamptz, interval, smallint);
 drop function if exists app.job_claim(uuid, text, uuid, text);
 drop function if exists app.tokens_repair(integer);
 drop function if exists app.schedule_tick(integer);
+drop function if exists app.job_reap(integer);
 drop function if exists app_private.tenant_check(text, text, text, text[]);
 drop function if exists ops.tenant_add(text, text, numeric, text, text, text[], boolean);
 drop function if exists app.maintain(integer);
@@ -756,6 +757,8 @@ create index if not exists job_runs_token_at_idx
 create index if not exists job_runs_parked_idx
   on app.job_runs (tenant_id, kind, priority, available_at, id)
   where state in ('PENDING', 'FAILED') and token_at is null;
+create index if not exists job_runs_due_idx
+  on app.job_runs (available_at) where state in ('PENDING', 'FAILED') and token_at is null;
 create index if not exists job_runs_finished_at_idx
   on app.job_runs (finished_at) where finished_at is not null;
 create index if not exists job_runs_id_idx on app.job_runs using brin (id);
@@ -1343,8 +1346,7 @@ declare
 begin
   if not exists (
     select from unnest(ended) as e
-    where e.slot is not null and e.discarded_at is null and e.cancel_requested_at is null
-      and e.replay_count = 0)
+    where e.slot is not null and e.discarded_at is null and e.cancel_requested_at is null)
   then
     return 0;
   end if;
@@ -1361,9 +1363,10 @@ begin
           or exists (select from app.cost_sources as s where s.tenant_id = e.tenant_id))
       order by x.slot_order
       limit 1) as k
-    -- Who cancelled it ended the turn. What was replayed has had its next one when it ended first.
+    -- Who cancelled it ended the turn, until it is replayed. What died and is replayed has had its next one: the slot is
+    -- taken, for as long as slots are kept.
     where e.slot is not null and e.discarded_at is null and e.cancel_requested_at is null
-      and e.replay_count = 0
+      and (e.replay_count = 0 or e.slot > extract(epoch from pg_catalog.now() - interval '1 day'))
   ),
   taken as (
     insert into app.job_slots (tenant_id, kind, slot, run_id)
@@ -1641,6 +1644,32 @@ comment on function app_private.runs_wait is
 
 grant execute on function app_private.runs_wait to holdfast_system;
 --! EndIncluded app_private/runs_wait.sql
+--! Included app_private/runs_retell.sql
+create or replace function app_private.runs_retell(
+  tenant_ids uuid[], run_ids uuid[], judged app_private.job_verdict[], at timestamptz)
+returns integer
+language plpgsql
+set search_path = ''
+as $$
+begin
+  return app_private.tokens_add(array(
+    select row(r.tenant_id, r.id, r.attempt, at + interval '1 second', 0)::app_private.token
+    from (
+      select distinct u.tenant_id, u.run_id from unnest(tenant_ids, run_ids) as u (tenant_id, run_id)) as w
+    join app.job_runs as r on r.tenant_id = w.tenant_id and r.id = w.run_id
+    where r.state in ('PENDING', 'FAILED')
+      and r.token_at is not null
+      and r.available_at <= at
+      and not exists (select from unnest(judged) as j where j.run_id = r.id)));
+end
+$$;
+
+comment on function app_private.runs_retell is
+  'Queues a token again, for a second later, for each run that was to be claimed and was passed over because somebody held '
+  'its row: the token that was just taken is the only one it has. Answers how many.';
+
+grant execute on function app_private.runs_retell to holdfast_system;
+--! EndIncluded app_private/runs_retell.sql
 --! Included app_private/starts_take.sql
 create or replace function app_private.starts_take(judged app_private.job_verdict[], at timestamptz)
 returns void
@@ -1690,6 +1719,9 @@ begin
 
   v_judged := array(select j from app_private.job_judged(tenant_ids, run_ids, v_served, v_now) as j);
   perform app_private.runs_wait(v_judged);
+  if pg_catalog.cardinality(v_judged) < pg_catalog.cardinality(run_ids) then
+    perform app_private.runs_retell(tenant_ids, run_ids, v_judged, v_now);
+  end if;
   perform app_private.starts_take(v_judged, v_now);
 
   return query
@@ -2060,7 +2092,7 @@ grant execute on function app_private.cancels_force to holdfast_system;
 set local role holdfast_system;
 
 create or replace function app.job_reap(max_rows integer default 500)
-returns table (tenant_id uuid, run_id uuid, state text, error_code text)
+returns table (tenant_id uuid, run_id uuid, state text, error_code text, kind text)
 language plpgsql
 security definer  -- sees all tenants
 set search_path = ''
@@ -2074,24 +2106,27 @@ begin
   perform app_private.cancels_force();
 
   with lost as materialized (
-    select r.tenant_id, r.id, r.attempt
+    select r.tenant_id, r.id, r.attempt,
+           -- Of a tenant that was suspended meanwhile no attempt can write its end: that is no crash.
+           r.crash_count + (t.status = 'ACTIVE')::integer as crashes
     from app.job_runs as r
+    join app.tenants as t on t.tenant_id = r.tenant_id
     where r.state = 'RUNNING' and r.lease_until < pg_catalog.clock_timestamp()
     order by r.lease_until
     limit max_rows
-    for no key update skip locked
+    for no key update of r skip locked
   ),
   back as (
     update app.job_runs as r
-    set state = case when r.crash_count >= 2 then 'DEAD_LETTER' else 'FAILED' end,
-        crash_count = r.crash_count + 1,
-        error_code = case when r.crash_count >= 2 then 'poison' else 'worker_lost' end,
+    set state = case when l.crashes >= 3 then 'DEAD_LETTER' else 'FAILED' end,
+        crash_count = l.crashes,
+        error_code = case when l.crashes >= 3 then 'poison' else 'worker_lost' end,
         error = 'The worker stopped beating before the attempt ended.',
         worker = null,
         lease_until = null,
         available_at = pg_catalog.clock_timestamp(),
         token_at = pg_catalog.clock_timestamp(),
-        finished_at = case when r.crash_count >= 2 then pg_catalog.clock_timestamp() end
+        finished_at = case when l.crashes >= 3 then pg_catalog.clock_timestamp() end
     from lost as l
     where r.tenant_id = l.tenant_id and r.id = l.id and r.attempt = l.attempt
       and r.state = 'RUNNING' and r.lease_until < pg_catalog.clock_timestamp()
@@ -2106,7 +2141,7 @@ begin
   if v_run_ids is not null then
     perform app_private.runs_token(v_tenant_ids, v_run_ids);
   end if;
-  return query select b.tenant_id, b.id, b.state, b.error_code from unnest(v_reaped) as b;
+  return query select b.tenant_id, b.id, b.state, b.error_code, b.kind from unnest(v_reaped) as b;
 end
 $$;
 
@@ -2156,19 +2191,30 @@ begin
   select array_agg(p.tenant_id order by p.n), array_agg(p.kind order by p.n) into v_tenant_ids, v_kinds
   from parked as p;
 
-  admitted := case when v_kinds is null then 0 else app_private.runs_admit(v_tenant_ids, v_kinds) end;
   if pg_catalog.cardinality(v_kinds) = max_pairs then
     last_tenant_id := v_tenant_ids[max_pairs];
     last_kind := v_kinds[max_pairs];
   end if;
+
+  -- However long the round is: what has become due since the last look comes first.
+  select v_tenant_ids || array_agg(d.tenant_id), v_kinds || array_agg(d.kind) into v_tenant_ids, v_kinds
+  from (
+    select r.tenant_id, r.kind
+    from app.job_runs as r
+    where r.state in ('PENDING', 'FAILED') and r.token_at is null
+      and r.available_at between pg_catalog.now() - interval '5 seconds' and pg_catalog.now()
+    order by r.available_at desc
+    limit max_pairs) as d;
+
+  admitted := case when v_kinds is null then 0 else app_private.runs_admit(v_tenant_ids, v_kinds) end;
   return next;
 end
 $$;
 
 comment on function app.job_admit is
   'Admits the parked runs that are due and have a place, among all tenants: those of a later moment, those of a pause that has '
-  'ended, and what two transactions overlooked in each other. Looks at max_pairs tenants and kinds after the given one, and '
-  'answers how many it admitted and where to go on: null at the end.';
+  'ended, and what two transactions overlooked in each other. Looks at max_pairs tenants and kinds after the given one, and at '
+  'as many that have become due just now; answers how many it admitted and where to go on: null at the end.';
 
 grant execute on function app.job_admit to holdfast_worker, holdfast_ops;
 
@@ -3359,7 +3405,8 @@ comment on function app_private.turns_fit is
 grant execute on function app_private.turns_fit to holdfast_system;
 --! EndIncluded app_private/turns_fit.sql
 --! Included app_private/turns_cancel.sql
-create or replace function app_private.turns_cancel(tenant_ids uuid[], cohorts text[], slots bigint[]) returns integer
+create or replace function app_private.turns_cancel(tenant_ids uuid[], cohorts text[], slots bigint[])
+returns integer
 language plpgsql
 set search_path = ''
 as $$
@@ -3385,7 +3432,9 @@ begin
       error_code = case r.state when 'RUNNING' then r.error_code else 'job_cancelled' end,
       error = case r.state when 'RUNNING' then r.error else 'The next turn began before it ended.' end,
       finished_at = case r.state when 'RUNNING' then null else pg_catalog.clock_timestamp() end,
-      discarded_at = case r.state when 'RUNNING' then null else pg_catalog.clock_timestamp() end
+      discarded_at = case r.state when 'RUNNING' then null else pg_catalog.clock_timestamp() end,
+      actor = 'scheduler',
+      reason = 'The next turn began before it ended.'
   from late as l
   where r.tenant_id = l.tenant_id and r.id = l.id;
   get diagnostics v_ended = row_count;
@@ -3722,7 +3771,8 @@ begin
     from turns as t
     where s.tenant_id = t.tenant_id
   )
-  select t.tenant_id, t.tier, case when coalesce(t.at_most >= coalesce(o.turns, 0), true) then t.slot end, t.missed
+  select t.tenant_id, t.tier, case when coalesce(t.at_most >= coalesce(o.turns, 0), true) then t.slot end,
+         t.missed
   from turns as t
   left join app_private.turns_open(v_ids) as o on o.tenant_id = t.tenant_id;
 end
@@ -3734,6 +3784,41 @@ comment on function app_private.own_turns_take is
 
 grant execute on function app_private.own_turns_take to holdfast_system;
 --! EndIncluded app_private/own_turns_take.sql
+--! Included app_private/own_turns_make.sql
+create or replace function app_private.own_turns_make(at timestamptz, max_runs integer) returns jsonb[]
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_left       integer := max_runs;
+  v_claimed    integer;
+  v_tenant_ids uuid[];
+  v_cohorts    text[];
+  v_slots      bigint[];
+  v_missed     bigint[];
+  v_made       jsonb[] := array[]::jsonb[];
+begin
+  -- A tenant with more turns to take comes again, when the run of the one before is there.
+  while v_left > 0 loop
+    select count(*), array_agg(o.tenant_id) filter (where o.slot is not null),
+           array_agg(o.cohort) filter (where o.slot is not null),
+           array_agg(o.slot) filter (where o.slot is not null),
+           array_agg(o.missed) filter (where o.slot is not null)
+    into v_claimed, v_tenant_ids, v_cohorts, v_slots, v_missed
+    from app_private.own_turns_take(at, v_left) as o;
+    exit when v_claimed = 0;
+    v_left := v_left - coalesce(pg_catalog.cardinality(v_tenant_ids), 0);
+    v_made := v_made || app_private.turns_make(v_tenant_ids, v_cohorts, v_slots, v_missed);
+  end loop;
+  return v_made;
+end
+$$;
+
+comment on function app_private.own_turns_make is
+  'Makes the runs of up to max_runs own turns of tenants that are due; answers how many per cohort, as turns_make does.';
+
+grant execute on function app_private.own_turns_make to holdfast_system;
+--! EndIncluded app_private/own_turns_make.sql
 --! Included app_private/turn_last.sql
 create or replace function app_private.turn_last(tenant_id uuid) returns uuid
 language sql
@@ -5009,6 +5094,24 @@ comment on function app_private.partitions_drop is
   'Drops the months of the tables in app.retentions whose rows were all made longer than keep ago; answers how many. A month '
   'of runs stays whole while partition_needed says so. A table that stays locked for 3 s is left, with a warning.';
 --! EndIncluded app_private/partitions_drop.sql
+--! Included app_private/tokens_unlock_strays.sql
+create or replace function app_private.tokens_unlock_strays() returns integer
+language plpgsql
+set search_path = ''
+as $$
+begin
+  return app_private.tokens_unlock(array(
+    select distinct j.locked_by
+    from graphile_worker.jobs as j
+    where j.locked_at < pg_catalog.clock_timestamp() - interval '1 minute'
+      and not exists (select from app.job_workers as w where w.pool = j.locked_by)));
+end
+$$;
+
+comment on function app_private.tokens_unlock_strays is
+  'Gives back the tokens of pools that no worker has: of one that ended before its first beat, or after it was taken for lost. '
+  'Their runs have other tokens by then; these would stand in the queue for hours. Answers how many.';
+--! EndIncluded app_private/tokens_unlock_strays.sql
 --! Included app/maintain.sql
 create or replace function app.maintain(max_sweeps integer default 2)
 returns table (partitions_made integer, partitions_dropped integer, rows_swept bigint)
@@ -5020,6 +5123,7 @@ declare
   v_swept integer;
 begin
   rows_swept := app.job_sweep();
+  perform app_private.tokens_unlock_strays();
   for v_sweep in 1 .. max_sweeps loop
     v_swept := app.cost_import_sweep();
     exit when v_swept = 0;
@@ -5036,7 +5140,7 @@ $$;
 
 comment on function app.maintain is
   'What must be done now and then: partitions ahead of time, months that nobody needs, lines of imports that nobody sees, old '
-  'slots and keys of runs. A table that stayed locked for 3 s is left for the next time, with a warning. Each call is one '
+  'slots and keys of runs, tokens that nobody holds any more. A table that stayed locked for 3 s is left for the next time, with a warning. Each call is one '
   'short transaction: call again while one of its answers is not 0. Safe at any time and by many.';
 
 grant execute on function app.maintain to holdfast_worker, holdfast_ops;
@@ -5980,17 +6084,7 @@ begin
   end loop;
   v_made := v_made || app_private.turns_make(v_tenant_ids, v_cohorts, v_slots, v_missed);
 
-  while v_left > 0 loop
-    select count(*), array_agg(o.tenant_id) filter (where o.slot is not null),
-           array_agg(o.cohort) filter (where o.slot is not null),
-           array_agg(o.slot) filter (where o.slot is not null),
-           array_agg(o.missed) filter (where o.slot is not null)
-    into v_claimed, v_tenant_ids, v_cohorts, v_slots, v_missed
-    from app_private.own_turns_take(v_now, v_left) as o;
-    exit when v_claimed = 0;
-    v_left := v_left - coalesce(pg_catalog.cardinality(v_tenant_ids), 0);
-    v_made := v_made || app_private.turns_make(v_tenant_ids, v_cohorts, v_slots, v_missed);
-  end loop;
+  v_made := v_made || app_private.own_turns_make(v_now, v_left);
 
   return query
   select c.tier, coalesce(r.runs, 0)::integer, coalesce(s.shards, 0)::integer
@@ -6680,7 +6774,8 @@ from app.job_runs as r
 join app.job_kinds as k on k.kind = r.kind
 join app.job_kinds as n on n.slot_order > k.slot_order
 where r.slot is not null and r.state in ('PENDING', 'RUNNING', 'FAILED')
-  and r.replay_count = 0 and r.cancel_requested_at is null
+  and r.cancel_requested_at is null
+  and (r.replay_count = 0 or r.slot > extract(epoch from pg_catalog.now() - interval '1 day'))
   and not exists (
     select from app.job_slots as s where s.tenant_id = r.tenant_id and s.kind = n.kind and s.slot = r.slot)
 order by r.slot, n.slot_order;
@@ -6723,7 +6818,8 @@ grant execute on function app_private.token_places to holdfast_system;
 set local role holdfast_system;
 
 create or replace view ops.jobs as
-select t.name as tenant, r.kind, r.state, app_private.ago(pg_catalog.now() - r.at) as ago,
+select pg_catalog.left(t.name, 20) as tenant, pg_catalog.left(r.kind, 14) as kind, r.state,
+       app_private.ago(pg_catalog.now() - r.at) as ago,
        pg_catalog.left(concat_ws(' ',
          case when r.cancel_requested_at is not null and r.state = 'RUNNING' then 'cancelling' end,
          case when r.state <> 'COMPLETED' and r.state <> 'RUNNING' then r.error_code end,
@@ -6750,7 +6846,7 @@ join app.tenants as t on t.tenant_id = r.tenant_id
 order by r.at desc;
 
 comment on view ops.jobs is
-  'Every run, newest first by when it ended, else began, else was made. note: the error, how much is done, how long it took, '
+  'Every run, long names cut, newest first by when it ended, else began, else was made. note: the error, how much is done, how long it took, '
   'which try it is. ops.job_show tells all of one.';
 
 grant select on ops.jobs to holdfast_ops;
@@ -6866,7 +6962,7 @@ set local role holdfast_owner;
 set local role holdfast_system;
 
 create or replace view ops.workers as
-select pg_catalog.right(w.worker, 8) as worker, pg_catalog.left(w.host, 16) as host, w.pid,
+select pg_catalog.right(w.worker, 8) as worker, pg_catalog.left(w.host, 14) as host, w.pid,
        pg_catalog.left(w.version, 8) as version,
        pg_catalog.left(pg_catalog.array_to_string(w.kinds, ','), 30) as kinds,
        w.running || '/' || w.concurrency as running,
@@ -7020,7 +7116,8 @@ begin
   from causes as c
   union all
   select null, null, null, null, 'and ' || (max(w.runs) - 100) || ' more',
-         pg_catalog.format('select * from ops.jobs where tenant = %L', why_waiting.tenant)
+         pg_catalog.format('select * from ops.jobs where tenant = %L',
+           pg_catalog.left(why_waiting.tenant, 20))
   from waits as w
   having max(w.runs) > 100
   union all

@@ -53,6 +53,8 @@ create index if not exists job_runs_token_at_idx
 create index if not exists job_runs_parked_idx
   on app.job_runs (tenant_id, kind, priority, available_at, id)
   where state in ('PENDING', 'FAILED') and token_at is null;
+create index if not exists job_runs_due_idx
+  on app.job_runs (available_at) where state in ('PENDING', 'FAILED') and token_at is null;
 create index if not exists job_runs_finished_at_idx
   on app.job_runs (finished_at) where finished_at is not null;
 create index if not exists job_runs_id_idx on app.job_runs using brin (id);

@@ -8,8 +8,7 @@ declare
 begin
   if not exists (
     select from unnest(ended) as e
-    where e.slot is not null and e.discarded_at is null and e.cancel_requested_at is null
-      and e.replay_count = 0)
+    where e.slot is not null and e.discarded_at is null and e.cancel_requested_at is null)
   then
     return 0;
   end if;
@@ -26,9 +25,10 @@ begin
           or exists (select from app.cost_sources as s where s.tenant_id = e.tenant_id))
       order by x.slot_order
       limit 1) as k
-    -- Who cancelled it ended the turn. What was replayed has had its next one when it ended first.
+    -- Who cancelled it ended the turn, until it is replayed. What died and is replayed has had its next one: the slot is
+    -- taken, for as long as slots are kept.
     where e.slot is not null and e.discarded_at is null and e.cancel_requested_at is null
-      and e.replay_count = 0
+      and (e.replay_count = 0 or e.slot > extract(epoch from pg_catalog.now() - interval '1 day'))
   ),
   taken as (
     insert into app.job_slots (tenant_id, kind, slot, run_id)

@@ -25,7 +25,9 @@ begin
       error_code = case r.state when 'RUNNING' then r.error_code else 'job_cancelled' end,
       error = case r.state when 'RUNNING' then r.error else 'The next turn began before it ended.' end,
       finished_at = case r.state when 'RUNNING' then null else pg_catalog.clock_timestamp() end,
-      discarded_at = case r.state when 'RUNNING' then null else pg_catalog.clock_timestamp() end
+      discarded_at = case r.state when 'RUNNING' then null else pg_catalog.clock_timestamp() end,
+      actor = 'scheduler',
+      reason = 'The next turn began before it ended.'
   from late as l
   where r.tenant_id = l.tenant_id and r.id = l.id;
   get diagnostics v_ended = row_count;

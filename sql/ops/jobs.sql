@@ -1,7 +1,8 @@
 set local role holdfast_system;
 
 create or replace view ops.jobs as
-select t.name as tenant, r.kind, r.state, app_private.ago(pg_catalog.now() - r.at) as ago,
+select pg_catalog.left(t.name, 20) as tenant, pg_catalog.left(r.kind, 14) as kind, r.state,
+       app_private.ago(pg_catalog.now() - r.at) as ago,
        pg_catalog.left(concat_ws(' ',
          case when r.cancel_requested_at is not null and r.state = 'RUNNING' then 'cancelling' end,
          case when r.state <> 'COMPLETED' and r.state <> 'RUNNING' then r.error_code end,
@@ -28,7 +29,7 @@ join app.tenants as t on t.tenant_id = r.tenant_id
 order by r.at desc;
 
 comment on view ops.jobs is
-  'Every run, newest first by when it ended, else began, else was made. note: the error, how much is done, how long it took, '
+  'Every run, long names cut, newest first by when it ended, else began, else was made. note: the error, how much is done, how long it took, '
   'which try it is. ops.job_show tells all of one.';
 
 grant select on ops.jobs to holdfast_ops;

@@ -36,7 +36,8 @@ begin
   from causes as c
   union all
   select null, null, null, null, 'and ' || (max(w.runs) - 100) || ' more',
-         pg_catalog.format('select * from ops.jobs where tenant = %L', why_waiting.tenant)
+         pg_catalog.format('select * from ops.jobs where tenant = %L',
+           pg_catalog.left(why_waiting.tenant, 20))
   from waits as w
   having max(w.runs) > 100
   union all

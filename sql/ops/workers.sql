@@ -1,7 +1,7 @@
 set local role holdfast_system;
 
 create or replace view ops.workers as
-select pg_catalog.right(w.worker, 8) as worker, pg_catalog.left(w.host, 16) as host, w.pid,
+select pg_catalog.right(w.worker, 8) as worker, pg_catalog.left(w.host, 14) as host, w.pid,
        pg_catalog.left(w.version, 8) as version,
        pg_catalog.left(pg_catalog.array_to_string(w.kinds, ','), 30) as kinds,
        w.running || '/' || w.concurrency as running,

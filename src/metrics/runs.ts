@@ -83,7 +83,10 @@ function endMetrics(
       layers.inc({ layer });
     },
     commitSeconds: (seconds) => commits.observe(seconds),
-    reaped: (outcome) => reaps.inc({ outcome }),
+    reaped: (kind, outcome) => {
+      reaps.inc({ outcome });
+      ends.inc({ job_type: kind, outcome: outcome === "retry" ? "failed" : outcome });
+    },
     handlersLeaked: (count) => leaked.set(count),
   };
 }
@@ -125,6 +128,7 @@ function tickMetrics(registry: Registry): Pick<Observe, "tick" | "schedulerDeadl
     labelNames: ["cohort"],
     registers: [registry],
   });
+  for (const cohort of ["HIGH_VALUE", "ACTIVE", "DORMANT"]) runs.inc({ cohort }, 0);
   const deadlocks = new Counter({
     name: "scheduler_deadlock_detected_total",
     help: "Ticks of the scheduler that the database ended as a deadlock; each is tried again.",

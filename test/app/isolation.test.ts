@@ -290,7 +290,14 @@ test("what sees all tenants is this, and no more", async () => {
      order by 1`,
   );
   expect(rows.map((row) => row.name)).toEqual([
-    ...["app.cost_import_sweep", "app.job_admit", "app.job_claim", "app.job_complete_many", "app.job_metrics", "app.job_reap"],
+    ...[
+      "app.cost_import_sweep",
+      "app.job_admit",
+      "app.job_claim",
+      "app.job_complete_many",
+      "app.job_metrics",
+      "app.job_reap",
+    ],
     ...["app.job_sweep", "app.llm_check", "app.llm_expire", "app.schedule_tick", "app.tenant_find"],
     ...["app.tiers_derive", "app.tokens_repair", "app.worker_beat", "app.worker_seen"],
     ...["app.worker_stop", "app.workers_reap", "app_private.job_gauges"],

@@ -394,3 +394,23 @@ describe("who claims", () => {
       await expect(pool.query(text)).rejects.toMatchObject({ code: "42501" });
   });
 });
+
+test("a run whose row somebody holds has its token again a second later, and is started then", async () => {
+  const kind = await queue.kind();
+  const [held, free] = [await queue.add(tenantId, kind), await queue.add(other, kind)];
+  await queue.sql("delete from graphile_worker._private_jobs"); // as a worker does that has taken the tokens
+  const client = await database.superuser.connect();
+  try {
+    await client.query("begin");
+    await client.query("select from app.job_runs where id = $1 for update", [held.runId]);
+    expect(idsOf(await queue.claim([held, free]))).toEqual([free.runId]);
+  } finally {
+    await client.query("rollback");
+    client.release();
+  }
+  const tokens = await queue.tokens(kind);
+  expect(tokens).toHaveLength(1);
+  const wait = new Date(tokens[0]!["run_at"]).getTime() - Date.now();
+  expect(Math.abs(wait)).toBeLessThan(2_000);
+  expect(idsOf(await queue.claim([held]))).toEqual([held.runId]);
+});

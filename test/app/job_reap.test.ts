@@ -27,7 +27,7 @@ describe("a lost worker", () => {
     const runId = await runs.running(tenantId, "plain");
     await runs.loseWorker(runId);
     expect(await runs.reap()).toEqual([
-      { tenant_id: tenantId, run_id: runId, state: "FAILED", error_code: "worker_lost" },
+      { tenant_id: tenantId, run_id: runId, state: "FAILED", error_code: "worker_lost", kind: "plain" },
     ]);
     expect(await runs.row(runId)).toMatchObject({
       state: "FAILED",
@@ -70,7 +70,7 @@ describe("a lost worker", () => {
     await rows("truncate graphile_worker._private_jobs");
     await runs.loseWorker(runId);
     expect(await runs.reap()).toEqual([
-      { tenant_id: tenantId, run_id: runId, state: "DEAD_LETTER", error_code: "poison" },
+      { tenant_id: tenantId, run_id: runId, state: "DEAD_LETTER", error_code: "poison", kind: "plain" },
     ]);
     const row = await runs.row(runId);
     expect(row).toMatchObject({
@@ -153,4 +153,14 @@ test("a lost token is not its business", async () => {
 test("it refuses the service", async () => {
   await expect(database.service.pool.query("select app.job_reap()")).rejects.toMatchObject({ code: "42501" });
   await database.ops.query("select app.job_reap()");
+});
+
+test("an attempt of a tenant that was suspended meanwhile is no crash, however often", async () => {
+  const suspended = await database.addTenant();
+  const runId = await runs.running(suspended.tenantId, "plain");
+  await rows("update app.tenants set status = 'SUSPENDED' where tenant_id = $1", [suspended.tenantId]);
+  await runs.loseWorker(runId);
+  expect(await runs.reap()).toMatchObject([{ run_id: runId, state: "FAILED", error_code: "worker_lost" }]);
+  expect(await runs.row(runId)).toMatchObject({ crash_count: 0, failure_count: 0 });
+  expect(await runs.claim(suspended.tenantId, runId)).toBeUndefined();
 });

@@ -413,3 +413,21 @@ test("it refuses the service", async () => {
   }
   await database.ops.query("select * from app.maintain()");
 });
+
+test("tokens that a pool holds which no worker has are given back after a minute", async () => {
+  await rows(`insert into app.job_workers (worker, pool, host, pid, version, kinds, concurrency)
+    values ('here:1:pool-here', 'pool-here', 'here', 1, '1', '{}', 1)`);
+  await rows("select graphile_worker.add_job('run', '{}') from generate_series(1, 3)");
+  const hold = (pool: string, seconds: number) =>
+    rows(
+      `update graphile_worker._private_jobs set locked_by = $1, locked_at = now() - make_interval(secs => $2)
+       where id = (select min(id) from graphile_worker._private_jobs where locked_by is null)`,
+      [pool, seconds],
+    );
+  await hold("pool-here", 300);
+  await hold("pool-gone", 300);
+  await hold("pool-new", 10);
+  await maintain();
+  const held = await rows("select locked_by from graphile_worker._private_jobs where locked_by is not null");
+  expect(held.map((row) => row["locked_by"]).sort()).toEqual(["pool-here", "pool-new"]);
+});

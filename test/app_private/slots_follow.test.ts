@@ -120,6 +120,26 @@ describe("it works twice", () => {
     expect(await kinds(tenantId)).toEqual(["cost_import", "detection"]);
   });
 
+  test("one that was cancelled ends its turn; replayed, it goes on, once", async () => {
+    const tenantId = await begun(false);
+    await rows(
+      `update app.job_runs set state = 'DEAD_LETTER', error_code = 'job_cancelled', finished_at = now(), discarded_at = now()
+       where tenant_id = $1`,
+      [tenantId],
+    );
+    expect(await kinds(tenantId)).toEqual(["detection"]);
+    const { id } = (await run(tenantId, "detection"))! as { id: string };
+    // A turn of today: slots are kept, so that the next one is made once.
+    await rows("update app.job_runs set slot = extract(epoch from now())::bigint where id = $1", [id]);
+    await rows(
+      `update app.job_runs set state = 'PENDING', finished_at = null, discarded_at = null, replay_count = 1, actor = 'me',
+         reason = 'a mistake' where id = $1`,
+      [id],
+    );
+    await turns.end([id]);
+    expect(await kinds(tenantId)).toEqual(["detection", "analysis"]);
+  });
+
   test("two runs of one turn that end in one statement: each has its own next one", async () => {
     const tenantId = await begun();
     await end(tenantId, "cost_import", "DEAD_LETTER");
