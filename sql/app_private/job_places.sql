@@ -1,5 +1,6 @@
 create or replace function app_private.job_places(tenant_ids uuid[], kinds text[])
-returns table (tenant_id uuid, kind text, weight numeric, size integer, used integer, rank smallint)
+returns table (
+  tenant_id uuid, kind text, weight numeric, size integer, used integer, rank smallint, waiting integer)
 language plpgsql
 stable
 set search_path = ''
@@ -8,18 +9,23 @@ set enable_seqscan = off  -- a plan may be of a time when the month was empty
 as $$
 begin
   return query
-  select p.tenant_id, p.kind, c.weight, w.size, cardinality(taken.ranks), s.rank::smallint
+  select p.tenant_id, p.kind, c.weight, w.size, cardinality(taken.ranks), s.rank::smallint,
+         taken.waiting
   from (select distinct u.tenant_id, u.kind from unnest(tenant_ids, kinds) as u (tenant_id, kind)) as p
   join app.tenants as t on t.tenant_id = p.tenant_id and t.status = 'ACTIVE' and t.jobs_paused_at is null
   join app.tiers as c on c.tier = t.tier and c.paused_at is null
   join app.job_kinds as k on k.kind = p.kind and k.paused_at is null
+    -- What no living worker serves would go from hand to hand.
+    and (not exists (select from app.job_workers)
+      or exists (select from app.job_workers as o where k.kind = any (o.kinds)))
   -- Of a kind with a rate, more than ten seconds' worth of starts would only wait in the queue.
   cross join lateral (
     select least(app_private.job_window(k.max_running, c.weight), case
         when k.rate_per_minute is not null
         then greatest(k.rate_burst, pg_catalog.ceil(k.rate_per_minute / 6.0)) end)::integer as size) as w
   cross join lateral (
-    select coalesce(array_agg(r.token_rank), '{}') as ranks
+    select coalesce(array_agg(r.token_rank), '{}') as ranks,
+           (count(*) filter (where r.state <> 'RUNNING'))::integer as waiting
     from app.job_runs as r
     where r.tenant_id = p.tenant_id and r.kind = p.kind and r.token_at is not null
       and r.state in ('PENDING', 'RUNNING', 'FAILED')
@@ -36,6 +42,7 @@ $$;
 
 comment on function app_private.job_places is
   'The free places in the queue of each tenant and kind, one row each, lowest rank first to be taken; size is how many '
-  'there are, used how many runs hold one: counted from app.job_runs, so that none can leak. None while it is paused.';
+  'there are, used how many runs hold one, waiting those of them that have not begun: counted from app.job_runs, so that none can leak. None while it is paused, '
+  'and while none of the workers that live serves the kind.';
 
 grant execute on function app_private.job_places to holdfast_system;

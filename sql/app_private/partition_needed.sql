@@ -12,21 +12,24 @@ declare
   v_from  constant uuid := app_private.uuid_v7_floor(month_start);
   v_below constant uuid := app_private.uuid_v7_floor(month_end);
 begin
-  if table_name <> 'job_runs' then
+  if table_name = 'events' then
     return false;
   end if;
+  -- A run has its events in its own month and in later ones.
   return exists (
       select from app.job_runs as r
-      where r.id >= v_from and r.id < v_below and r.state in ('PENDING', 'RUNNING', 'FAILED'))
+      where (r.id >= v_from or table_name = 'job_run_events') and r.id < v_below
+        and r.state in ('PENDING', 'RUNNING', 'FAILED'))
     or exists (
       select from app.job_runs as r
-      where r.id >= v_from and r.id < v_below and r.state = 'DEAD_LETTER' and r.discarded_at is null
+      where (r.id >= v_from or table_name = 'job_run_events') and r.id < v_below
+        and r.state = 'DEAD_LETTER' and r.discarded_at is null
         and r.finished_at > pg_catalog.now() - 2 * keep);
 end
 $$;
 
 comment on function app_private.partition_needed is
-  'Whether a month that is old enough to go must stay, among all tenants: it holds a run that has not ended, or a dead letter '
+  'Whether a month that is old enough to go must stay, among all tenants: it holds a run, or events of one, that has not ended, or of a dead letter '
   'that waits for a person and ended less than 2 x keep ago. After that it has waited in vain, and goes with its month.';
 
 grant execute on function app_private.partition_needed to holdfast_owner;

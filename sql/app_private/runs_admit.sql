@@ -12,9 +12,9 @@ begin
            row_number() over (partition by f.tenant_id, f.kind order by f.rank) as n
     from app_private.job_places(tenant_ids, kinds) as f
     join app.job_kinds as k on k.kind = f.kind
-    -- Where any number may run, the window is only depth, filled when half is free: each filling is a notice to
-    -- every worker.
-    where k.max_running is not null or f.used * 2 <= f.size
+    -- Where any number may run, the window is only depth, filled when half of it has begun: each filling is a notice
+    -- to every worker.
+    where k.max_running is not null or f.waiting * 2 <= f.size
   ),
   next as materialized (
     select p.tenant_id, p.kind, r.id,

@@ -6,19 +6,12 @@ declare
   v_tokens app_private.token[];
   v_made   integer;
 begin
-  if not exists (
-    select from unnest(ended) as e
-    where e.slot is not null and e.discarded_at is null and e.cancel_requested_at is null)
-  then
-    return 0;
-  end if;
-
   with next as materialized (
     select e.tenant_id, k.kind, e.slot, app_private.slot_input(e) as input, app_private.uuid_v7() as run_id
     from unnest(ended) as e
     join app.job_kinds as p on p.kind = e.kind
     cross join lateral (
-      select x.kind
+      select x.kind, x.paused_at is not null as paused
       from app.job_kinds as x
       where x.slot_order > p.slot_order
         and (x.kind <> 'cost_import'
@@ -29,6 +22,11 @@ begin
     -- taken, for as long as slots are kept.
     where e.slot is not null and e.discarded_at is null and e.cancel_requested_at is null
       and (e.replay_count = 0 or e.slot > extract(epoch from pg_catalog.now() - interval '1 day'))
+      -- While its kind is paused one of a tenant waits, for the newest turn as well: they do not pile up.
+      and not (k.paused and exists (
+        select from app.job_runs as w
+        where w.tenant_id = e.tenant_id and w.kind = k.kind and w.slot is not null
+          and w.state in ('PENDING', 'FAILED')))
   ),
   taken as (
     insert into app.job_slots (tenant_id, kind, slot, run_id)

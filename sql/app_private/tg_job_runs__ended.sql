@@ -19,7 +19,7 @@ begin
     select from app.job_runs as r
     where r.tenant_id = new.tenant_id and r.kind = new.kind
       and r.state in ('PENDING', 'FAILED') and r.token_at is null)
-    -- Where any number may run, nothing is done before half of the window is free.
+    -- Where any number may run, nothing is done before half of the window has begun.
     and not exists (
       select from app.job_kinds as k
       where k.kind = new.kind and k.max_running is null
@@ -27,7 +27,7 @@ begin
           select count(*) from (
             select from app.job_runs as r
             where r.tenant_id = new.tenant_id and r.kind = new.kind and r.token_at is not null
-              and r.state in ('PENDING', 'RUNNING', 'FAILED')
+              and r.state in ('PENDING', 'FAILED')
             limit app_private.job_window(null, 1) / 2 + 1) as taken))
   then
     perform app_private.runs_admit(array[new.tenant_id], array[new.kind]);

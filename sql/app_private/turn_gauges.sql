@@ -9,10 +9,16 @@ with ended as (
 )
 select 'scheduler_lag_seconds' as name, pg_catalog.jsonb_build_object('cohort', c.tier) as labels,
        case when c.paused_at is null
-              then greatest(0, extract(epoch from pg_catalog.now() - min(s.next_run_at)))
+              then greatest(0, extract(epoch from
+                pg_catalog.now() - least(min(s.next_run_at), min(o.next_run_at))))
             else 0 end::double precision as value
 from app.tiers as c
 join app.schedules as s on s.tier = c.tier
+left join lateral (
+  select min(x.next_run_at) as next_run_at
+  from app.tenant_schedules as x
+  join app.tenants as t on t.tenant_id = x.tenant_id and t.tier = c.tier
+    and t.status = 'ACTIVE' and t.jobs_paused_at is null) as o on true
 group by c.tier
 union all
 select 'holdfast_scheduler_missed_turns', pg_catalog.jsonb_build_object('cohort', s.tier), sum(s.missed_slots)

@@ -8,6 +8,7 @@ begin
   return query
   select r.tenant_id, count(distinct r.slot)
   from app.job_runs as r
+  join app.job_kinds as k on k.kind = r.kind and k.paused_at is null
   where r.tenant_id = any (turns_open.tenant_ids) and r.state in ('PENDING', 'RUNNING', 'FAILED')
     and r.slot is not null
   group by r.tenant_id;
@@ -15,6 +16,7 @@ end
 $$;
 
 comment on function app_private.turns_open is
-  'How many turns of these tenants have not ended: those with a run of any kind that has not. No row for a tenant without.';
+  'How many turns of these tenants have not ended: those with a run of any kind that has not, but for kinds that are paused: a '
+  'pause of one kind must not keep the others from their next turn. No row for a tenant without.';
 
 grant execute on function app_private.turns_open to holdfast_system;

@@ -13,10 +13,14 @@ declare
 begin
   return query
   with waits as materialized (
-    select w.*, 'run:' || w.id || ':' || w.attempt as key, count(*) over () as runs
-    from app_private.run_waits as w
-    where w.tenant_id = v_tenant_id
-    order by w.available_at > pg_catalog.now(), w.token_at is null, w.priority, w.available_at, w.id
+    select x.*, 'run:' || x.id || ':' || x.attempt as key
+    from (
+      select w.*, count(*) over () as runs,
+             row_number() over (partition by w.kind, w.cause order by w.priority, w.available_at, w.id) as n
+      from app_private.run_waits as w
+      where w.tenant_id = v_tenant_id) as x
+    -- The first of each kind and cause, so that a thousand alike do not hide one that is not.
+    order by x.n > 10, x.available_at > pg_catalog.now(), x.token_at is null, x.priority, x.available_at, x.id
     limit 100
   ),
   causes as (

@@ -86,11 +86,15 @@ export class WorkTransaction {
   #clientOfTask(): RunClient {
     const query: RunClient["query"] = (text, values = []) =>
       this.#statement(async ({ client }) => {
+        this.#refuseControl(text);
         const { rows, rowCount } = await ask(client, text, values);
         return { rows: rows as never[], rowCount: rowCount ?? 0 };
       });
     const call: RunClient["call"] = (text, values, row) =>
-      this.#statement((session) => this.#callAsLogin(session, text, values, row));
+      this.#statement((session) => {
+        this.#refuseControl(text);
+        return this.#callAsLogin(session, text, values, row);
+      });
     return Object.freeze(Object.assign(Object.create(null), { query, call }));
   }
 
@@ -195,6 +199,13 @@ export class WorkTransaction {
     if ((await ask(client, "commit")).command !== "COMMIT") throw this.#lost();
   }
 
+  /** Only a statement of its own ends a transaction, never a function or a DO inside of one: so none is sent. */
+  #refuseControl(text: string): void {
+    if (!controlsTransaction(text)) return;
+    this.#destroy(this.#lost());
+    throw this.#broken;
+  }
+
   #lost(): AppError {
     return new AppError("job_transaction_lost", {
       detail: { run_id: this.#run.runId },
@@ -227,6 +238,34 @@ export class WorkTransaction {
     client?.removeListener("error", this.#onError);
     return client;
   }
+}
+
+/** Whether a statement begins or ends a transaction; one that goes back to a savepoint does not. */
+export function controlsTransaction(text: string): boolean {
+  const words = withoutComments(String(text)).trimStart().toLowerCase();
+  if (/^rollback\s+((work|transaction)\s+)?to\b/.test(words)) return false;
+  return /^(begin|start|commit|end|rollback|abort|prepare\s+transaction)\b/.test(words);
+}
+
+/** Block comments nest; nothing before the first word can be a string that holds one. */
+function withoutComments(text: string): string {
+  let rest = text.replace(/^[\s;]+/, "");
+  while (/^(--|\/\*)/.test(rest)) {
+    if (rest.startsWith("--")) rest = rest.replace(/^--[^\n\r]*/, "");
+    else {
+      let depth = 0;
+      let at = 0;
+      do {
+        if (rest.startsWith("/*", at)) depth += 1;
+        else if (rest.startsWith("*/", at)) depth -= 1;
+        else at -= 1;
+        at += 2;
+      } while (depth > 0 && at < rest.length);
+      rest = rest.slice(at);
+    }
+    rest = rest.replace(/^[\s;]+/, "");
+  }
+  return rest.replace(/\/\*[\s\S]*?\*\/|--[^\n\r]*/g, " ");
 }
 
 const AS_TENANT = "set local role holdfast_tenant";

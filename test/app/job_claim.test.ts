@@ -375,12 +375,19 @@ describe("a pause", () => {
 });
 
 describe("who claims", () => {
+  afterEach(() => queue.sql("delete from app.job_workers"));
+
   test("a worker is given no kind that it has no task for: another gets it five seconds later", async () => {
     const [served, strange] = [await queue.kind(), await queue.kind()];
-    await database.worker.pool.query(
-      "select * from app.worker_beat('picky', 'pool', 'host', 1, '1', $1, 4, '{}', '{}', '{}')",
-      [[served]],
-    );
+    for (const [worker, kinds] of [
+      ["picky", [served]],
+      ["other", [strange]],
+    ]) {
+      await database.worker.pool.query(
+        "select * from app.worker_beat($1, $1, 'host', 1, '1', $2, 4, '{}', '{}', '{}')",
+        [worker, kinds],
+      );
+    }
     const [mine, theirs] = [await queue.add(tenantId, served), await queue.add(tenantId, strange)];
     expect(await queue.claim([mine, theirs], "picky")).toMatchObject([{ run_id: mine.runId }]);
     const row = await queue.row(theirs);
@@ -413,4 +420,34 @@ test("a run whose row somebody holds has its token again a second later, and is 
   const wait = new Date(tokens[0]!["run_at"]).getTime() - Date.now();
   expect(Math.abs(wait)).toBeLessThan(2_000);
   expect(idsOf(await queue.claim([held]))).toEqual([held.runId]);
+});
+
+describe("a kind that no living worker serves", () => {
+  const beat = (worker: string, kinds: string[]) =>
+    queue.sql(
+      `insert into app.job_workers (worker, pool, host, pid, version, kinds, concurrency)
+       values ($1, $1, 'here', 1, '1', $2, 1) on conflict (worker) do update set kinds = excluded.kinds`,
+      [worker, kinds],
+    );
+  afterEach(() => queue.sql("delete from app.job_workers"));
+
+  test("waits without a token, and comes in when one does", async () => {
+    const kind = await queue.kind();
+    const run = await queue.add(tenantId, kind);
+    await beat("a", ["else"]);
+    expect(await queue.claim([run], "a")).toEqual([]);
+    expect(await queue.row(run)).toMatchObject({ state: "PENDING", attempt: 0, token_at: null });
+    await queue.admit();
+    expect(await queue.row(run)).toMatchObject({ token_at: null });
+    const next = await queue.add(other, kind);
+    expect(await queue.row(next)).toMatchObject({ token_at: null });
+
+    await beat("b", [kind]);
+    expect(await queue.admit()).toBe(2);
+    // The worker without a task for it hands it on, and uses no attempt.
+    expect(await queue.claim([run], "a")).toEqual([]);
+    expect(await queue.row(run)).toMatchObject({ state: "PENDING", attempt: 0, token_at: expect.any(Date) });
+    await queue.sql("update app.job_runs set available_at = now() where kind = $1", [kind]);
+    expect(await queue.claim([run, next], "b")).toHaveLength(2);
+  });
 });

@@ -106,7 +106,7 @@ describe("a run of a slot", () => {
     const [second] = await next(kinds[1]);
     await queue.sql(
       `update app.job_runs set state = 'PENDING', replay_count = 1, failure_count = 0, finished_at = null, token_at = now(),
-         available_at = now() where id = $1`,
+         available_at = now(), actor = 'me', reason = 'again' where id = $1`,
       [first.runId],
     );
     await queue.sql("delete from app.job_slots where tenant_id = $1", [tenantId]);

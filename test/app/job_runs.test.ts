@@ -28,7 +28,11 @@ const COLUMNS: Record<string, string> = {
 const STATES = Object.keys(COLUMNS);
 
 const move = (runId: string, state: string) =>
-  rows(`update app.job_runs set state = $2, ${COLUMNS[state]} where id = $1`, [runId, state]);
+  rows(
+    `update app.job_runs set state = $2, ${COLUMNS[state]}, actor = 'me', reason = 'for a test',
+       replay_count = replay_count + (state = 'DEAD_LETTER')::integer where id = $1`,
+    [runId, state],
+  );
 
 /** How to come to a state from PENDING. */
 const WAY: Record<string, string[]> = {
@@ -65,6 +69,18 @@ describe("transitions", () => {
       await expect(moved).rejects.toMatchObject({ code: "JB202", message: "job_transition_refused" });
       expect(await runs.row(runId)).toMatchObject({ state: from });
       expect(await runs.history(runId)).toEqual(["PENDING", ...WAY[from]!]);
+    }
+  });
+
+  test("a dead letter comes back by somebody alone, and is counted", async () => {
+    const runId = await runs.add(tenantId, "plain");
+    for (const state of WAY["DEAD_LETTER"]!) await move(runId, state);
+    for (const by of ["replay_count = 1, actor = null", "actor = 'me'", "replay_count = 2, actor = 'me'"]) {
+      const back = rows(
+        `update app.job_runs set state = 'PENDING', finished_at = null, ${by} where id = $1`,
+        [runId],
+      );
+      await expect(back).rejects.toMatchObject({ code: "JB202", message: "job_transition_refused" });
     }
   });
 

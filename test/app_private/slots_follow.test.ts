@@ -143,7 +143,10 @@ describe("it works twice", () => {
   test("two runs of one turn that end in one statement: each has its own next one", async () => {
     const tenantId = await begun();
     await end(tenantId, "cost_import", "DEAD_LETTER");
-    await rows("update app.job_runs set state = 'PENDING', finished_at = null where kind = 'cost_import'");
+    await rows(
+      `update app.job_runs set state = 'PENDING', finished_at = null, replay_count = 1, actor = 'me', reason = 'again'
+       where kind = 'cost_import'`,
+    );
     await turns.end((await runsFor([tenantId])).map((each) => each["id"]));
     expect((await kinds(tenantId)).sort()).toEqual(["analysis", "cost_import", "detection"]);
   });
