@@ -70,7 +70,7 @@ export async function runsLeft(ops: Ops, tenantId?: string): Promise<{ live: num
     `select count(*) filter (where state not in ('COMPLETED', 'DEAD_LETTER')) as live,
             count(*) filter (where state in ('COMPLETED', 'DEAD_LETTER')) as ended
      from ops.jobs
-     where $1::uuid is null or tenant = (select left(t.tenant, 20) from ops.tenants as t where t.tenant_id = $1)`,
+     where $1::uuid is null or tenant = (select left(t.tenant, 14) from ops.tenants as t where t.tenant_id = $1)`,
     [tenantId ?? null],
     z.object({ live: z.coerce.number(), ended: z.coerce.number() }),
   );

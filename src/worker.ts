@@ -83,7 +83,7 @@ export type Worker = {
   stop(): Promise<void>;
   /** Makes a stop wait no longer: runs are aborted now, and wait for the next worker. It ends within 5 s. */
   hasten(): void;
-  /** Ticks now: when it resolves, all that was due has its runs. Throws what the tick threw. */
+  /** Ticks now: when it resolves, all that was due has its runs, or half a minute has passed. Throws what the tick threw. */
   tickNow(): Promise<Tick>;
 };
 

@@ -586,11 +586,11 @@ alone("a stop waits for the call that its run has left behind", async (database,
     return Response.json({ usage: { prompt_tokens: 10, completion_tokens: 2 } });
   };
   const pool = createPool({
-    connectionString: database.url("holdfast_worker"),
+    connectionString: database.url("holdfast_service"),
     application_name: "test_calls",
   });
   const { log, lines } = journal();
-  const db = { ...database.worker, pool };
+  const db = { ...database.service, pool };
   const provider = { name: "test", model: "m", baseUrl: "http://test.invalid/v1", apiKey: undefined };
   const llm: Llm = { db, log, provider: { ...provider, simulated: true, send }, deadlineMs: 5_000 };
   const body = JSON.stringify({ model: "m", max_tokens: 9, messages: [{ role: "user", content: "?" }] });
@@ -599,7 +599,7 @@ alone("a stop waits for the call that its run has left behind", async (database,
     await budgetedFetch(llm, tenantId, caller)(provider.baseUrl, { method: "POST", body });
   };
   const tasks = { asking };
-  const { worker } = await work(database, context, tasks, { db, drainMs: 100 });
+  const { worker } = await work(database, context, tasks, { work: db, drainMs: 100 });
   await sent.promise;
   await worker.stop();
   await pool.end(); // as every caller does next

@@ -1,5 +1,5 @@
 --! Previous: sha1:424dcfdc2272dc40f525255e68a66cab73d930d8
---! Hash: sha1:00b083286a0551c2f24ef5e27e3228bc0c22d041
+--! Hash: sha1:cfc4b3691e91081378c43a1a1cc423d8bcbbc5d9
 --! Message: jobs that cannot hang, a scheduler that cannot deadlock
 
 -- Jobs that cannot hang, and a scheduler that cannot deadlock.
@@ -1697,7 +1697,7 @@ grant execute on function app_private.runs_wait to holdfast_system;
 --! EndIncluded app_private/runs_wait.sql
 --! Included app_private/runs_retell.sql
 create or replace function app_private.runs_retell(
-  tenant_ids uuid[], run_ids uuid[], judged app_private.job_verdict[], at timestamptz)
+  tenant_ids uuid[], run_ids uuid[], judged app_private.job_verdict[], served text[], at timestamptz)
 returns integer
 language plpgsql
 set search_path = ''
@@ -1711,13 +1711,15 @@ begin
     where r.state in ('PENDING', 'FAILED')
       and r.token_at is not null
       and r.available_at <= at
+      and r.kind <> all (served) is not true
       and not exists (select from unnest(judged) as j where j.run_id = r.id)));
 end
 $$;
 
 comment on function app_private.runs_retell is
   'Queues a token again, for a second later, for each run that was to be claimed and was passed over because somebody held '
-  'its row: the token that was just taken is the only one it has. Answers how many.';
+  'its row: the token that was just taken is the only one it has. '
+  'served are the kinds of the worker (null: all); another worker tells its own. Answers how many.';
 
 grant execute on function app_private.runs_retell to holdfast_system;
 --! EndIncluded app_private/runs_retell.sql
@@ -1771,7 +1773,7 @@ begin
   v_judged := array(select j from app_private.job_judged(tenant_ids, run_ids, v_served, v_now) as j);
   perform app_private.runs_wait(v_judged);
   if pg_catalog.cardinality(v_judged) < pg_catalog.cardinality(run_ids) then
-    perform app_private.runs_retell(tenant_ids, run_ids, v_judged, v_now);
+    perform app_private.runs_retell(tenant_ids, run_ids, v_judged, v_served, v_now);
   end if;
   perform app_private.starts_take(v_judged, v_now);
 
@@ -3418,16 +3420,21 @@ begin
   return query
   select r.tenant_id, count(distinct r.slot)
   from app.job_runs as r
-  join app.job_kinds as k on k.kind = r.kind and k.paused_at is null
-  where r.tenant_id = any (turns_open.tenant_ids) and r.state in ('PENDING', 'RUNNING', 'FAILED')
+  join app.job_kinds as k on k.kind = r.kind
+  where (k.paused_at is null or not exists (
+      select from app.job_kinds as e
+      where e.slot_order < k.slot_order
+        and (e.kind <> 'cost_import'
+          or exists (select from app.cost_sources as s where s.tenant_id = r.tenant_id))))
+    and r.tenant_id = any (turns_open.tenant_ids) and r.state in ('PENDING', 'RUNNING', 'FAILED')
     and r.slot is not null
   group by r.tenant_id;
 end
 $$;
 
 comment on function app_private.turns_open is
-  'How many turns of these tenants have not ended: those with a run of any kind that has not, but for kinds that are paused: a '
-  'pause of one kind must not keep the others from their next turn. No row for a tenant without.';
+  'How many turns of these tenants have not ended: those with a run of any kind that has not, but for kinds that are paused '
+  'and come after others: their pause must not keep the others from the next turn. No row for a tenant without.';
 
 grant execute on function app_private.turns_open to holdfast_system;
 --! EndIncluded app_private/turns_open.sql
@@ -3513,14 +3520,14 @@ set plan_cache_mode = force_custom_plan  -- one run or fifty thousand: a plan fo
 set work_mem = '32MB'
 as $$
 declare
-  v_kinds  app.job_kinds[];  -- those of a slot, in order
+  v_kinds  app.job_kinds[] := array(
+    select k from app.job_kinds as k where k.slot_order is not null order by k.slot_order);
   v_second text;             -- the first one of tenants without a source of costs
   v_busy   uuid[];           -- who has runs that have not ended, and maybe no place left
   v_made   jsonb := pg_catalog.jsonb_build_object();
   v_batch  record;
 begin
-  if coalesce(tenant_ids, '{}') = '{}' then return v_made; end if;
-  v_kinds := array(select k from app.job_kinds as k where k.slot_order is not null order by k.slot_order);
+  if coalesce(tenant_ids, '{}') = '{}' or v_kinds = '{}' then return v_made; end if;
   v_second := case when v_kinds[1].kind = 'cost_import' then v_kinds[2].kind else v_kinds[1].kind end;
   perform app_private.turns_cancel(tenant_ids, cohorts, slots);
   v_busy := array(
@@ -3536,7 +3543,7 @@ begin
       cross join lateral (
         select w.tenant_id in (select s.tenant_id from app.cost_sources as s) as sourced) as f
       -- Its source may be newer than the turn.
-      where not (f.sourced and exists (
+      where (f.sourced or v_second is not null) and not (f.sourced and exists (
         select from app.job_slots as j where j.tenant_id = w.tenant_id and j.kind = v_second
           and j.slot = w.slot))
       order by w.tenant_id
@@ -5039,6 +5046,7 @@ begin
     from unnest(tenant_ids, run_ids, attempts, results) as e (tenant_id, run_id, attempt, result)
     join app.job_runs as r
       on r.tenant_id = e.tenant_id and r.id = e.run_id and r.attempt = e.attempt and r.state = 'RUNNING'
+    join app.tenants as t on t.tenant_id = r.tenant_id and t.status = 'ACTIVE'
     where not app_private.job_applies(r.kind)
     for no key update of r skip locked
   )
@@ -6882,7 +6890,7 @@ grant execute on function app_private.token_places to holdfast_system;
 set local role holdfast_system;
 
 create or replace view ops.jobs as
-select pg_catalog.left(t.name, 20) as tenant, pg_catalog.left(r.kind, 14) as kind, r.state,
+select pg_catalog.left(t.name, 14) as tenant, pg_catalog.left(r.kind, 11) as kind, r.state,
        app_private.ago(pg_catalog.now() - r.at) as ago,
        pg_catalog.left(concat_ws(' ',
          case when r.cancel_requested_at is not null and r.state = 'RUNNING' then 'cancelling' end,
@@ -6892,7 +6900,7 @@ select pg_catalog.left(t.name, 20) as tenant, pg_catalog.left(r.kind, 14) as kin
               when r.finished_at is not null then
                 round(extract(epoch from r.finished_at - r.started_at), 1) || 's' end,
          case when r.attempt > 1 then 'try ' || r.attempt end,
-         case when r.state = 'RUNNING' then r.progress_text end), 20) as note,
+         case when r.state = 'RUNNING' then r.progress_text end), 16) as note,
        r.id
 from (
   (select x.tenant_id, x.id, x.kind, x.state, x.attempt, x.error_code, x.progress, x.progress_text,
@@ -7185,7 +7193,7 @@ begin
   union all
   select null, null, null, null, 'and ' || (max(w.runs) - 100) || ' more',
          pg_catalog.format('select * from ops.jobs where tenant = %L',
-           pg_catalog.left(why_waiting.tenant, 20))
+           pg_catalog.left(why_waiting.tenant, 14))
   from waits as w
   having max(w.runs) > 100
   union all

@@ -22,7 +22,7 @@ begin
   v_judged := array(select j from app_private.job_judged(tenant_ids, run_ids, v_served, v_now) as j);
   perform app_private.runs_wait(v_judged);
   if pg_catalog.cardinality(v_judged) < pg_catalog.cardinality(run_ids) then
-    perform app_private.runs_retell(tenant_ids, run_ids, v_judged, v_now);
+    perform app_private.runs_retell(tenant_ids, run_ids, v_judged, v_served, v_now);
   end if;
   perform app_private.starts_take(v_judged, v_now);
 

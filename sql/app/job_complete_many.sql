@@ -18,6 +18,7 @@ begin
     from unnest(tenant_ids, run_ids, attempts, results) as e (tenant_id, run_id, attempt, result)
     join app.job_runs as r
       on r.tenant_id = e.tenant_id and r.id = e.run_id and r.attempt = e.attempt and r.state = 'RUNNING'
+    join app.tenants as t on t.tenant_id = r.tenant_id and t.status = 'ACTIVE'
     where not app_private.job_applies(r.kind)
     for no key update of r skip locked
   )

@@ -7,14 +7,14 @@ set plan_cache_mode = force_custom_plan  -- one run or fifty thousand: a plan fo
 set work_mem = '32MB'
 as $$
 declare
-  v_kinds  app.job_kinds[];  -- those of a slot, in order
+  v_kinds  app.job_kinds[] := array(
+    select k from app.job_kinds as k where k.slot_order is not null order by k.slot_order);
   v_second text;             -- the first one of tenants without a source of costs
   v_busy   uuid[];           -- who has runs that have not ended, and maybe no place left
   v_made   jsonb := pg_catalog.jsonb_build_object();
   v_batch  record;
 begin
-  if coalesce(tenant_ids, '{}') = '{}' then return v_made; end if;
-  v_kinds := array(select k from app.job_kinds as k where k.slot_order is not null order by k.slot_order);
+  if coalesce(tenant_ids, '{}') = '{}' or v_kinds = '{}' then return v_made; end if;
   v_second := case when v_kinds[1].kind = 'cost_import' then v_kinds[2].kind else v_kinds[1].kind end;
   perform app_private.turns_cancel(tenant_ids, cohorts, slots);
   v_busy := array(
@@ -30,7 +30,7 @@ begin
       cross join lateral (
         select w.tenant_id in (select s.tenant_id from app.cost_sources as s) as sourced) as f
       -- Its source may be newer than the turn.
-      where not (f.sourced and exists (
+      where (f.sourced or v_second is not null) and not (f.sourced and exists (
         select from app.job_slots as j where j.tenant_id = w.tenant_id and j.kind = v_second
           and j.slot = w.slot))
       order by w.tenant_id

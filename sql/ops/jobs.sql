@@ -1,7 +1,7 @@
 set local role holdfast_system;
 
 create or replace view ops.jobs as
-select pg_catalog.left(t.name, 20) as tenant, pg_catalog.left(r.kind, 14) as kind, r.state,
+select pg_catalog.left(t.name, 14) as tenant, pg_catalog.left(r.kind, 11) as kind, r.state,
        app_private.ago(pg_catalog.now() - r.at) as ago,
        pg_catalog.left(concat_ws(' ',
          case when r.cancel_requested_at is not null and r.state = 'RUNNING' then 'cancelling' end,
@@ -11,7 +11,7 @@ select pg_catalog.left(t.name, 20) as tenant, pg_catalog.left(r.kind, 14) as kin
               when r.finished_at is not null then
                 round(extract(epoch from r.finished_at - r.started_at), 1) || 's' end,
          case when r.attempt > 1 then 'try ' || r.attempt end,
-         case when r.state = 'RUNNING' then r.progress_text end), 20) as note,
+         case when r.state = 'RUNNING' then r.progress_text end), 16) as note,
        r.id
 from (
   (select x.tenant_id, x.id, x.kind, x.state, x.attempt, x.error_code, x.progress, x.progress_text,

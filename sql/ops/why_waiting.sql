@@ -41,7 +41,7 @@ begin
   union all
   select null, null, null, null, 'and ' || (max(w.runs) - 100) || ' more',
          pg_catalog.format('select * from ops.jobs where tenant = %L',
-           pg_catalog.left(why_waiting.tenant, 20))
+           pg_catalog.left(why_waiting.tenant, 14))
   from waits as w
   having max(w.runs) > 100
   union all

@@ -193,3 +193,42 @@ describe("a turn that was cancelled does not go on", () => {
     expect(await kinds(tenantId)).toEqual(["cost_import"]);
   });
 });
+
+describe("while a kind is paused", () => {
+  /** Of a cohort in these tests. */
+  const PERIOD_SECONDS = 31 * 86_400;
+  const parked = async (tenantId: string, kind: string) =>
+    rows("select from app.job_runs where tenant_id = $1 and kind = $2 and state = 'PENDING'", [
+      tenantId,
+      kind,
+    ]);
+
+  test("the turns go on, and one run of it waits for all of them", async () => {
+    const [tenantId] = (await turns.addToOneShard(1)) as [string];
+    await turns.makeDue([tenantId]);
+    await rows("update app.job_kinds set paused_at = now() where kind = 'analysis'");
+    for (let turn = 1; turn <= 3; turn += 1) {
+      if (turn > 1) await turns.pass(PERIOD_SECONDS);
+      await turns.tick();
+      await turns.end(
+        (await runsFor([tenantId]))
+          .filter((each) => each["kind"] === "detection" && each["state"] === "PENDING")
+          .map((each) => each["id"]),
+      );
+    }
+    const made = (await runsFor([tenantId])).map((each) => each["kind"]);
+    expect(made.filter((kind) => kind === "detection").length).toBeGreaterThanOrEqual(3);
+    expect(await parked(tenantId, "analysis")).toHaveLength(1);
+  });
+
+  test("that is the first of the turn, there is one turn", async () => {
+    const [tenantId] = (await turns.addToOneShard(1)) as [string];
+    await turns.makeDue([tenantId]);
+    await rows("update app.job_kinds set paused_at = now() where kind = 'detection'");
+    for (let turn = 1; turn <= 3; turn += 1) {
+      if (turn > 1) await turns.pass(PERIOD_SECONDS);
+      await turns.tick();
+    }
+    expect(await parked(tenantId, "detection")).toHaveLength(1);
+  });
+});

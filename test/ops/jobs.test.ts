@@ -10,7 +10,7 @@ beforeAll(async () => {
   await queue.addKind("reckon", { max_retries: 1 });
 });
 
-const jobsOf = (name: string) => queue.seen("select * from ops.jobs where tenant = left($1, 20)", [name]);
+const jobsOf = (name: string) => queue.seen("select * from ops.jobs where tenant = left($1, 14)", [name]);
 
 test("a run through its life: waiting, running, tried again, ended; newest first", async () => {
   const { tenantId, name } = await database.addTenant({ name: "Acme" });
