@@ -185,7 +185,8 @@ describe.skipIf(path === undefined).each([1, 2])(
       const { code, stdout, stderr } = await run("npm", ["run", "--silent", script], {
         ENVIRONMENT: "development",
         DATABASE_URL: address.href,
-        HTTP_PORT: "0",
+        TASKS_DATABASE_URL: database.url("holdfast_service"),
+        METRICS_PORT: "0",
         TICKET_KEY: TEST_TICKET_KEY.secret.toString("base64"),
       }).ended;
       expect({ code, stdout }, stderr).toEqual({ code: 1, stdout: "" });

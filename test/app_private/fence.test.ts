@@ -214,6 +214,8 @@ const CONSTANTS: Record<string, string> = {
   date: "date '2031-03-07'",
   "timestamp with time zone": "timestamptz '2031-03-07 00:00+00'",
   boolean: "true",
+  real: "0.75::real",
+  numeric: "7654321::numeric",
 };
 
 describe("no condition of the reader reaches the table", () => {
@@ -311,8 +313,9 @@ test("of every table with a tenant, the tenant role reads the fence and neither 
        and coalesce(not has_table_privilege('holdfast_tenant', to_regclass(format('tenant.%I', c.relname)), 'select'), true)
      order by 1`,
   );
-  // What the budgets and the queue keep for themselves.
+  // What the budgets and the queue keep for themselves, and where the workers find files.
   expect(unfenced.rows.map(({ name }) => name)).toEqual([
-    ...["job_run_keys", "job_slots", "llm_reservation_budgets", "llm_reservation_keys"],
+    ...["cost_sources", "job_gates", "job_run_keys", "job_slots"],
+    ...["llm_reservation_budgets", "llm_reservation_keys", "tenant_schedules"],
   ]);
 });
