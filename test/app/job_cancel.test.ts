@@ -35,7 +35,7 @@ const events = async (runId: string) =>
 const beat = async (runId: string, attempt: number) =>
   (
     await database.worker.pool.query(
-      `select verdict from app.worker_beat('w1', 'p', 'h', 1, '1', '{mail}', 1, array[$1::uuid], array[$2::uuid], array[$3::integer])`,
+      `select verdict from app.worker_beat('w1', 'p', 'h', 1, '1', '{mail,single}', 1, array[$1::uuid], array[$2::uuid], array[$3::integer])`,
       [tenantId, runId, attempt],
     )
   ).rows.map((row) => row.verdict);
