@@ -12,12 +12,15 @@ begin
   select p.tenant_id, p.kind, c.weight, w.size, cardinality(taken.ranks), s.rank::smallint,
          taken.waiting
   from (select distinct u.tenant_id, u.kind from unnest(tenant_ids, kinds) as u (tenant_id, kind)) as p
+  cross join (
+    select array_agg(distinct o.kind) as kinds  -- null while no worker lives
+    from app.job_workers as x cross join unnest(x.kinds) as o (kind)
+    where x.seen_at > pg_catalog.clock_timestamp() - interval '20 seconds') as alive
   join app.tenants as t on t.tenant_id = p.tenant_id and t.status = 'ACTIVE' and t.jobs_paused_at is null
   join app.tiers as c on c.tier = t.tier and c.paused_at is null
   join app.job_kinds as k on k.kind = p.kind and k.paused_at is null
     -- What no living worker serves would go from hand to hand.
-    and (not exists (select from app.job_workers)
-      or exists (select from app.job_workers as o where k.kind = any (o.kinds)))
+    and (k.kind = any (alive.kinds)) is not false
   -- Of a kind with a rate, more than ten seconds' worth of starts would only wait in the queue.
   cross join lateral (
     select least(app_private.job_window(k.max_running, c.weight), case
