@@ -103,6 +103,7 @@
 --!include app/job_slots.sql
 --!include app/job_gates.sql
 --!include app/job_workers.sql
+--!include app_private/workers_alive.sql
 --!include app/job_run_keys.sql
 --!include app/job_run_events.sql
 --!include app_private/token.sql
@@ -115,6 +116,7 @@
 --!include app_private/tokens_unlock.sql
 --!include app_private/runs_token.sql
 --!include app_private/job_window.sql
+--!include app_private/job_depth.sql
 --!include app_private/job_places.sql
 --!include app_private/run_add.sql
 --!include app_private/runs_admit.sql

@@ -103,6 +103,17 @@ test(`a function's body has at most ${LONGEST_BODY} lines`, () => {
   expect(bodies.filter(({ lines }) => lines > LONGEST_BODY)).toEqual([]);
 });
 
+// Up to PostgreSQL 17 a forbidden scan that must be made all the same costs 1e10, and what is so dear is compiled:
+// 30 ms for each call, where the login does not turn that off.
+test("a function that forbids sequential scans forbids compiling too", async () => {
+  const { rows } = await database.superuser.query<{ name: string; compiles: boolean }>(
+    `select p.oid::regproc::text as name, not 'jit=off' = any (p.proconfig) as compiles
+     from pg_proc as p where 'enable_seqscan=off' = any (p.proconfig)`,
+  );
+  expect(rows.length).toBeGreaterThan(10);
+  expect(rows.filter(({ compiles }) => compiles)).toEqual([]);
+});
+
 describe("what is raised", () => {
   const raised = [...files].flatMap(([path, sql]) =>
     [...sql.matchAll(/errcode = '(.+?)',?\s*\n?\s*message = '(.+?)'/g)].map((match) => ({

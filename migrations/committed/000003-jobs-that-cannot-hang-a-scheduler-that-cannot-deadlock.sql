@@ -1,5 +1,5 @@
 --! Previous: sha1:424dcfdc2272dc40f525255e68a66cab73d930d8
---! Hash: sha1:55dd2b2e10bbdaed6f277b34a9831fd23759f08a
+--! Hash: sha1:2ca06255b65a99b37f078c6dd175c9218b4986bd
 --! Message: jobs that cannot hang, a scheduler that cannot deadlock
 
 -- Jobs that cannot hang, and a scheduler that cannot deadlock.
@@ -881,6 +881,17 @@ comment on column app.job_workers.seen_at is 'Its last beat.';
 
 grant select, insert, update, delete on app.job_workers to holdfast_system;
 --! EndIncluded app/job_workers.sql
+--! Included app_private/workers_alive.sql
+create or replace view app_private.workers_alive as
+select w.worker, w.kinds
+from app.job_workers as w
+where w.seen_at > pg_catalog.clock_timestamp() - interval '20 seconds';
+
+comment on view app_private.workers_alive is
+  'The workers that were heard of within 20 s, and the kinds that they have tasks for; app.workers_reap removes the others.';
+
+grant select on app_private.workers_alive to holdfast_system;
+--! EndIncluded app_private/workers_alive.sql
 --! Included app/job_run_keys.sql
 create table if not exists app.job_run_keys (
   tenant_id       uuid        not null,
@@ -1166,6 +1177,7 @@ language plpgsql
 set search_path = ''
 set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
 set enable_seqscan = off  -- a plan may be of a time when the month was empty
+set jit = off  -- what no index serves costs 1e10 then, up to 17, and would be compiled
 as $$
 begin
   return app_private.tokens_add(array(
@@ -1196,6 +1208,21 @@ comment on function app_private.job_window is
 
 grant execute on function app_private.job_window to holdfast_system, holdfast_ops;
 --! EndIncluded app_private/job_window.sql
+--! Included app_private/job_depth.sql
+create or replace function app_private.job_depth(kind app.job_kinds, weight numeric) returns integer
+language sql
+immutable
+parallel safe
+return least(app_private.job_window((kind).max_running, weight), case
+  when (kind).rate_per_minute is not null
+  then greatest((kind).rate_burst, pg_catalog.ceil((kind).rate_per_minute / 6.0)) end)::integer;
+
+comment on function app_private.job_depth is
+  'How many places in the queue the runs of one tenant and kind have: the window, and of a kind with a rate no more than '
+  'ten seconds'' worth of starts, for more would only wait there.';
+
+grant execute on function app_private.job_depth to holdfast_system, holdfast_ops;
+--! EndIncluded app_private/job_depth.sql
 --! Included app_private/job_places.sql
 create or replace function app_private.job_places(tenant_ids uuid[], kinds text[])
 returns table (
@@ -1205,6 +1232,7 @@ stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
 set enable_seqscan = off  -- a plan may be of a time when the month was empty
+set jit = off  -- what no index serves costs 1e10 then, up to 17, and would be compiled
 as $$
 begin
   return query
@@ -1213,18 +1241,13 @@ begin
   from (select distinct u.tenant_id, u.kind from unnest(tenant_ids, kinds) as u (tenant_id, kind)) as p
   cross join (
     select array_agg(distinct o.kind) as kinds  -- null while no worker lives
-    from app.job_workers as x cross join unnest(x.kinds) as o (kind)
-    where x.seen_at > pg_catalog.clock_timestamp() - interval '20 seconds') as alive
+    from app_private.workers_alive as x cross join unnest(x.kinds) as o (kind)) as alive
   join app.tenants as t on t.tenant_id = p.tenant_id and t.status = 'ACTIVE' and t.jobs_paused_at is null
   join app.tiers as c on c.tier = t.tier and c.paused_at is null
   join app.job_kinds as k on k.kind = p.kind and k.paused_at is null
     -- What no living worker serves would go from hand to hand.
     and (k.kind = any (alive.kinds)) is not false
-  -- Of a kind with a rate, more than ten seconds' worth of starts would only wait in the queue.
-  cross join lateral (
-    select least(app_private.job_window(k.max_running, c.weight), case
-        when k.rate_per_minute is not null
-        then greatest(k.rate_burst, pg_catalog.ceil(k.rate_per_minute / 6.0)) end)::integer as size) as w
+  cross join lateral (select app_private.job_depth(k, c.weight) as size) as w
   cross join lateral (
     select coalesce(array_agg(r.token_rank), '{}') as ranks,
            (count(*) filter (where r.state <> 'RUNNING'))::integer as waiting
@@ -1257,6 +1280,7 @@ language plpgsql
 set search_path = ''
 set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
 set enable_seqscan = off  -- a plan may be of a time when the month was empty
+set jit = off  -- what no index serves costs 1e10 then, up to 17, and would be compiled
 as $$
 declare
   v_max_waiting integer;
@@ -1323,6 +1347,7 @@ language plpgsql
 set search_path = ''
 set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
 set enable_seqscan = off  -- a plan may be of a time when the month was empty
+set jit = off  -- what no index serves costs 1e10 then, up to 17, and would be compiled
 as $$
 declare
   v_tokens app_private.token[];
@@ -1515,10 +1540,7 @@ declare
 begin
   select r.* into v_run from app.job_runs as r where r.tenant_id = job_fenced.tenant_id and r.id = run_id;
   if not found then
-    raise exception using
-      errcode = 'JB101',
-      message = 'job_run_not_found',
-      hint    = 'Use the id of a run of this tenant; ops.jobs lists them.';
+    perform app_private.job_run_missing();
   end if;
   raise exception using
     errcode = 'JB201',
@@ -1554,6 +1576,7 @@ language plpgsql
 set search_path = ''
 set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
 set enable_seqscan = off  -- a plan may be of a time when the month was empty
+set jit = off  -- what no index serves costs 1e10 then, up to 17, and would be compiled
 as $$
 declare
   v_gates app.job_gates[];
@@ -1611,6 +1634,7 @@ volatile
 set search_path = ''
 set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
 set enable_seqscan = off  -- a plan may be of a time when the month was empty
+set jit = off  -- what no index serves costs 1e10 then, up to 17, and would be compiled
 as $$
 begin
   return query
@@ -1626,7 +1650,8 @@ begin
          case when t.status <> 'ACTIVE' or t.jobs_paused_at is not null or c.paused_at is not null
                 or k.paused_at is not null then 'parked'
               when d.kind <> all (served)
-                and not exists (select from app.job_workers as o where d.kind = any (o.kinds)) then 'parked'
+                and not exists (select from app_private.workers_alive as o where d.kind = any (o.kinds))
+                then 'parked'
               when d.n > m.places_left then 'parked'
               when d.kind <> all (served) or d.n > m.starts_left then 'delayed'
               else 'start' end,
@@ -1669,6 +1694,7 @@ language plpgsql
 set search_path = ''
 set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
 set enable_seqscan = off  -- a plan may be of a time when the month was empty
+set jit = off  -- what no index serves costs 1e10 then, up to 17, and would be compiled
 as $$
 declare
   v_tokens app_private.token[];
@@ -1733,6 +1759,7 @@ language plpgsql
 set search_path = ''
 set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
 set enable_seqscan = off  -- a plan may be of a time when the month was empty
+set jit = off  -- what no index serves costs 1e10 then, up to 17, and would be compiled
 as $$
 begin
   update app.job_gates as g
@@ -1763,6 +1790,7 @@ security definer  -- sees all tenants
 set search_path = ''
 set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
 set enable_seqscan = off  -- a plan may be of a time when the month was empty
+set jit = off  -- what no index serves costs 1e10 then, up to 17, and would be compiled
 set row_security = on
 as $$
 declare
@@ -1915,6 +1943,7 @@ security definer  -- the shell may not write runs
 set search_path = ''
 set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
 set enable_seqscan = off  -- a plan may be of a time when the month was empty
+set jit = off  -- what no index serves costs 1e10 then, up to 17, and would be compiled
 as $$
 declare
   v_now timestamptz := pg_catalog.clock_timestamp();
@@ -2002,6 +2031,7 @@ security definer  -- sees all tenants
 set search_path = ''
 set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
 set enable_seqscan = off  -- a plan may be of a time when the month was empty
+set jit = off  -- what no index serves costs 1e10 then, up to 17, and would be compiled
 set row_security = on
 as $$
 declare
@@ -4994,6 +5024,7 @@ security definer  -- the shell may not write runs
 set search_path = ''
 set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
 set enable_seqscan = off  -- a plan may be of a time when the month was empty
+set jit = off  -- what no index serves costs 1e10 then, up to 17, and would be compiled
 as $$
 declare
   v_kind text;
@@ -5040,6 +5071,7 @@ set search_path = ''
 set row_security = on
 set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
 set enable_seqscan = off  -- a plan may be of a time when the month was empty
+set jit = off  -- what no index serves costs 1e10 then, up to 17, and would be compiled
 as $$
 begin
   -- What somebody else holds is passed over, so that nobody waits here; its own call of job_complete waits for it.
@@ -6111,6 +6143,7 @@ security definer  -- sees all tenants
 set search_path = ''
 set row_security = on
 set enable_seqscan = off  -- plans are kept, and tables that were small when they were made grow
+set jit = off  -- what no index serves costs 1e10 then, up to 17, and would be compiled
 as $$
 declare
   v_now        constant timestamptz := pg_catalog.clock_timestamp();
@@ -6566,8 +6599,7 @@ from ended as e
 having count(*) >= 2
 union all
 select 'holdfast_workers_alive', '{}', count(*)
-from app.job_workers as w
-where w.seen_at > pg_catalog.now() - interval '20 seconds';
+from app_private.workers_alive;
 
 comment on view app_private.turn_gauges is
   'How late the scheduler is, what it passed over, how evenly tenants were served in the last 5 minutes (Jain''s index of '
@@ -6781,9 +6813,8 @@ set local role holdfast_system;
 create or replace view app_private.run_waits as
 with alive as (
   select count(*) as workers, coalesce(array_agg(distinct s.kind), '{}') as kinds
-  from app.job_workers as w
+  from app_private.workers_alive as w
   cross join lateral unnest(w.kinds) as s (kind)
-  where w.seen_at > pg_catalog.now() - interval '20 seconds'
 )
 select r.tenant_id, t.name as tenant, r.id, r.kind, t.tier, r.state, r.attempt, r.priority, r.available_at,
        r.token_at, r.error_code, r.used, w.size,
@@ -6826,12 +6857,7 @@ join app.tiers as c on c.tier = t.tier
 join app.job_kinds as k on k.kind = r.kind
 left join app.job_gates as g on g.tenant_id = r.tenant_id and g.kind = r.kind
 cross join alive as a
--- As app_private.job_places has it.
-cross join lateral (
-  select least(app_private.job_window(k.max_running, c.weight),
-               case when k.rate_per_minute is not null
-                 then greatest(k.rate_burst, pg_catalog.ceil(k.rate_per_minute / 6.0)) end)::integer
-           as size) as w
+cross join lateral (select app_private.job_depth(k, c.weight) as size) as w
 where r.state <> 'RUNNING';
 
 comment on view app_private.run_waits is
@@ -7076,8 +7102,7 @@ from (
   select 'no worker' as what, null as tenant, null as kind,
          (select max(w.seen_at) from app.job_workers as w) as since, 'no worker lives' as why,
          '-- npm run worker' as fix
-  where not exists (
-    select from app.job_workers as w where w.seen_at > pg_catalog.now() - interval '20 seconds')
+  where not exists (select from app_private.workers_alive)
   union all
   select 'worker late', null, null, w.seen_at, w.worker || ' does not beat',
          'select * from app.workers_reap() -- once it was not heard of for 20 s; or look after pid ' || w.pid

@@ -7,6 +7,7 @@ security definer  -- sees all tenants
 set search_path = ''
 set row_security = on
 set enable_seqscan = off  -- plans are kept, and tables that were small when they were made grow
+set jit = off  -- what no index serves costs 1e10 then, up to 17, and would be compiled
 as $$
 declare
   v_now        constant timestamptz := pg_catalog.clock_timestamp();

@@ -7,10 +7,7 @@ declare
 begin
   select r.* into v_run from app.job_runs as r where r.tenant_id = job_fenced.tenant_id and r.id = run_id;
   if not found then
-    raise exception using
-      errcode = 'JB101',
-      message = 'job_run_not_found',
-      hint    = 'Use the id of a run of this tenant; ops.jobs lists them.';
+    perform app_private.job_run_missing();
   end if;
   raise exception using
     errcode = 'JB201',

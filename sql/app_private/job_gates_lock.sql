@@ -3,6 +3,7 @@ language plpgsql
 set search_path = ''
 set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
 set enable_seqscan = off  -- a plan may be of a time when the month was empty
+set jit = off  -- what no index serves costs 1e10 then, up to 17, and would be compiled
 as $$
 declare
   v_gates app.job_gates[];

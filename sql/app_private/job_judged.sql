@@ -6,6 +6,7 @@ volatile
 set search_path = ''
 set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
 set enable_seqscan = off  -- a plan may be of a time when the month was empty
+set jit = off  -- what no index serves costs 1e10 then, up to 17, and would be compiled
 as $$
 begin
   return query
@@ -21,7 +22,8 @@ begin
          case when t.status <> 'ACTIVE' or t.jobs_paused_at is not null or c.paused_at is not null
                 or k.paused_at is not null then 'parked'
               when d.kind <> all (served)
-                and not exists (select from app.job_workers as o where d.kind = any (o.kinds)) then 'parked'
+                and not exists (select from app_private.workers_alive as o where d.kind = any (o.kinds))
+                then 'parked'
               when d.n > m.places_left then 'parked'
               when d.kind <> all (served) or d.n > m.starts_left then 'delayed'
               else 'start' end,

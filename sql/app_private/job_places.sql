@@ -6,6 +6,7 @@ stable
 set search_path = ''
 set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
 set enable_seqscan = off  -- a plan may be of a time when the month was empty
+set jit = off  -- what no index serves costs 1e10 then, up to 17, and would be compiled
 as $$
 begin
   return query
@@ -14,18 +15,13 @@ begin
   from (select distinct u.tenant_id, u.kind from unnest(tenant_ids, kinds) as u (tenant_id, kind)) as p
   cross join (
     select array_agg(distinct o.kind) as kinds  -- null while no worker lives
-    from app.job_workers as x cross join unnest(x.kinds) as o (kind)
-    where x.seen_at > pg_catalog.clock_timestamp() - interval '20 seconds') as alive
+    from app_private.workers_alive as x cross join unnest(x.kinds) as o (kind)) as alive
   join app.tenants as t on t.tenant_id = p.tenant_id and t.status = 'ACTIVE' and t.jobs_paused_at is null
   join app.tiers as c on c.tier = t.tier and c.paused_at is null
   join app.job_kinds as k on k.kind = p.kind and k.paused_at is null
     -- What no living worker serves would go from hand to hand.
     and (k.kind = any (alive.kinds)) is not false
-  -- Of a kind with a rate, more than ten seconds' worth of starts would only wait in the queue.
-  cross join lateral (
-    select least(app_private.job_window(k.max_running, c.weight), case
-        when k.rate_per_minute is not null
-        then greatest(k.rate_burst, pg_catalog.ceil(k.rate_per_minute / 6.0)) end)::integer as size) as w
+  cross join lateral (select app_private.job_depth(k, c.weight) as size) as w
   cross join lateral (
     select coalesce(array_agg(r.token_rank), '{}') as ranks,
            (count(*) filter (where r.state <> 'RUNNING'))::integer as waiting

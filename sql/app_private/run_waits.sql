@@ -3,9 +3,8 @@ set local role holdfast_system;
 create or replace view app_private.run_waits as
 with alive as (
   select count(*) as workers, coalesce(array_agg(distinct s.kind), '{}') as kinds
-  from app.job_workers as w
+  from app_private.workers_alive as w
   cross join lateral unnest(w.kinds) as s (kind)
-  where w.seen_at > pg_catalog.now() - interval '20 seconds'
 )
 select r.tenant_id, t.name as tenant, r.id, r.kind, t.tier, r.state, r.attempt, r.priority, r.available_at,
        r.token_at, r.error_code, r.used, w.size,
@@ -48,12 +47,7 @@ join app.tiers as c on c.tier = t.tier
 join app.job_kinds as k on k.kind = r.kind
 left join app.job_gates as g on g.tenant_id = r.tenant_id and g.kind = r.kind
 cross join alive as a
--- As app_private.job_places has it.
-cross join lateral (
-  select least(app_private.job_window(k.max_running, c.weight),
-               case when k.rate_per_minute is not null
-                 then greatest(k.rate_burst, pg_catalog.ceil(k.rate_per_minute / 6.0)) end)::integer
-           as size) as w
+cross join lateral (select app_private.job_depth(k, c.weight) as size) as w
 where r.state <> 'RUNNING';
 
 comment on view app_private.run_waits is

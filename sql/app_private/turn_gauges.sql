@@ -32,8 +32,7 @@ from ended as e
 having count(*) >= 2
 union all
 select 'holdfast_workers_alive', '{}', count(*)
-from app.job_workers as w
-where w.seen_at > pg_catalog.now() - interval '20 seconds';
+from app_private.workers_alive;
 
 comment on view app_private.turn_gauges is
   'How late the scheduler is, what it passed over, how evenly tenants were served in the last 5 minutes (Jain''s index of '

@@ -19,8 +19,7 @@ from (
   select 'no worker' as what, null as tenant, null as kind,
          (select max(w.seen_at) from app.job_workers as w) as since, 'no worker lives' as why,
          '-- npm run worker' as fix
-  where not exists (
-    select from app.job_workers as w where w.seen_at > pg_catalog.now() - interval '20 seconds')
+  where not exists (select from app_private.workers_alive)
   union all
   select 'worker late', null, null, w.seen_at, w.worker || ' does not beat',
          'select * from app.workers_reap() -- once it was not heard of for 20 s; or look after pid ' || w.pid
