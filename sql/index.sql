@@ -180,6 +180,7 @@
 -- The scheduler.
 --!include app/schedules.sql
 --!include app/tenant_schedules.sql
+--!include app_private/cohort_turns.sql
 --!include app_private/slot_of.sql
 --!include app_private/turn_due.sql
 --!include app_private/turn_overlaps.sql
@@ -251,6 +252,7 @@
 --!include app_private/job_gauges.sql
 --!include app_private/turn_gauges.sql
 --!include app_private/upkeep_gauges.sql
+--!include app_private/replay_gauges.sql
 --!include app/job_metrics.sql
 --!include app/worker_seen.sql
 

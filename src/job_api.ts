@@ -150,9 +150,13 @@ const Cancelled = z.object({
   state: State,
   cancel_requested_at: z.date().nullable(),
   finished_at: z.date().nullable(),
+  from_state: State.nullable(),
 });
 
-/** How a run stands that was cancelled: while it is RUNNING, its worker has up to 20 s to end it. */
+/**
+ * How a run stands that was cancelled: while it is RUNNING, its worker has up to 20 s to end it. `from_state` is what it
+ * was before, null where that has not changed.
+ */
 export type Cancelled = z.infer<typeof Cancelled>;
 
 /**
@@ -169,7 +173,7 @@ export async function jobCancel(
   const [cancelled] = await call(
     db,
     tenantId,
-    `select $3::uuid as id, state, cancel_requested_at, finished_at
+    `select $3::uuid as id, state, cancel_requested_at, finished_at, from_state
      from app.job_cancel($1, $2, run_id => $3, actor => $4, reason => $5, force => $6)`,
     [runId, act.actor, act.reason, act.force],
     Cancelled,

@@ -18,9 +18,13 @@ const ClaimedRun = z.object({
   leaseUntil: z.date(),
   input: z.record(z.string(), z.unknown()),
   maxAttempts: z.int(),
+  fromState: z.enum(["PENDING", "FAILED"]),
 });
 
-/** One attempt of a run, ours until `leaseUntil`; `timeoutMs` is the time limit of its kind. */
+/**
+ * One attempt of a run, ours until `leaseUntil`; `timeoutMs` is the time limit of its kind, `fromState` what the run was
+ * before.
+ */
 export type ClaimedRun = z.infer<typeof ClaimedRun>;
 
 /**
@@ -34,7 +38,8 @@ export async function jobClaim(
   options?: CallOptions,
 ): Promise<ClaimedRun[]> {
   const text = `select tenant_id as "tenantId", run_id as "runId", attempt, kind, slot, timeout_ms as "timeoutMs",
-                       lease_until as "leaseUntil", input, max_attempts as "maxAttempts"
+                       lease_until as "leaseUntil", input, max_attempts as "maxAttempts",
+                       from_state as "fromState"
                 from app.job_claim(worker => $1, tenant_ids => $2, run_ids => $3)`;
   const values = [worker, runs.map((run) => run.tenantId), runs.map((run) => run.runId)];
   return systemCall(db, text, values, ClaimedRun, options);
@@ -206,9 +211,18 @@ export async function jobFail(
   return failed!;
 }
 
-const CohortTick = z.object({ cohort: z.string(), runs: z.int(), shards: z.int() });
+const CohortTick = z.object({
+  cohort: z.string(),
+  runs: z.int(),
+  shards: z.int(),
+  overlapped: z.int(),
+  duplicates: z.int(),
+});
 
-/** What a tick made in one cohort: `runs` for the tenants of `shards` rows of the schedule that were due. */
+/**
+ * What a tick made in one cohort: `runs` for the tenants of `shards` rows of the schedule that were due. `overlapped`
+ * turns were passed over because those before had not ended, `duplicates` were there already.
+ */
 export type CohortTick = z.infer<typeof CohortTick>;
 
 /** Makes runs that are due, of all tenants, at most `maxRuns` or those of one row of the schedule. */
@@ -217,7 +231,7 @@ export async function scheduleTick(
   maxRuns: number,
   options?: CallOptions,
 ): Promise<CohortTick[]> {
-  const text = "select cohort, runs, shards from app.schedule_tick(max_runs => $1)";
+  const text = "select cohort, runs, shards, overlapped, duplicates from app.schedule_tick(max_runs => $1)";
   return systemCall(db, text, [maxRuns], CohortTick, options);
 }
 

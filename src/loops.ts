@@ -122,6 +122,7 @@ async function reapWorkers({ db, log }: LoopOptions, signal: AbortSignal): Promi
 async function reap({ db, log, observe }: LoopOptions, signal: AbortSignal): Promise<void> {
   for (const { tenantId, runId, state, errorCode, kind } of await jobReap(db, { signal })) {
     const facts = { tenant_id: tenantId, run_id: runId, kind, error_code: errorCode };
+    observe?.transition("RUNNING", state);
     observe?.reaped(kind, state === "DEAD_LETTER" ? "dead_letter" : "retry");
     if (state === "DEAD_LETTER") log.error(facts, "job_dead_letter");
     else log.warn(facts, "job_failed");
@@ -180,14 +181,14 @@ function oneAtATime<T>(work: (signal: AbortSignal) => Promise<T>): (signal: Abor
 
 async function tick(options: LoopOptions, signal: AbortSignal): Promise<Tick> {
   const began = performance.now();
-  const runsByCohort: Record<string, number> = {};
+  const all: CohortTick[] = [];
   const total = { runs: 0, shards: 0 };
   try {
     // A transaction that is cut at the deadline is lost: none is begun that might be.
     for (let more = true; more && performance.now() - began < TICK_DEADLINE_MS / 2; ) {
       const made = await tickOnce(options, signal);
-      for (const { cohort, runs, shards } of made) {
-        runsByCohort[cohort] = (runsByCohort[cohort] ?? 0) + runs;
+      all.push(...made);
+      for (const { runs, shards } of made) {
         total.runs += runs;
         total.shards += shards;
       }
@@ -195,7 +196,8 @@ async function tick(options: LoopOptions, signal: AbortSignal): Promise<Tick> {
     }
   } finally {
     // What its earlier transactions have made is there, whatever ended it.
-    options.observe?.tick((performance.now() - began) / 1000, runsByCohort);
+    options.observe?.tick((performance.now() - began) / 1000, all);
+    options.observe?.transition("", "PENDING", total.runs);
     if (total.runs > 0) options.log.info(total, "schedule_ticked");
   }
   return total;

@@ -5,6 +5,7 @@ import type { Db } from "./db.ts";
 import { AppError } from "./errors.ts";
 import {
   type ClaimedRun,
+  type CohortTick,
   type CompletedRun,
   type EndedAttempt,
   type FailedRun,
@@ -40,7 +41,10 @@ export type Observe = {
   /** How many handlers outlive their attempt now. */
   handlersLeaked(count: number): void;
   schedulerDeadlock(): void;
-  tick(seconds: number, runsByCohort: Record<string, number>): void;
+  /** All transactions of a tick together, and what each has answered. */
+  tick(seconds: number, made: readonly CohortTick[]): void;
+  /** This process brought so many runs (1) from one state to another, as SQL has answered; `from` is "" for new ones. */
+  transition(from: string, to: string, count?: number): void;
 };
 
 /**
@@ -105,6 +109,7 @@ export async function executeRun(
   }
 
   const startedAt = performance.now();
+  deps.observe?.transition(claimed.fromState, "RUNNING");
   if (token.dueAt !== undefined) {
     deps.observe?.jobWait(claimed.kind, Math.max(0, Date.now() - token.dueAt.getTime()) / 1000);
   }
@@ -215,6 +220,7 @@ async function record(deps: RunDeps, attempt: Attempt, settled: Settled): Promis
   try {
     await complete(deps, attempt, settled.result);
     deps.observe?.commitSeconds((performance.now() - began) / 1000);
+    deps.observe?.transition("RUNNING", "COMPLETED");
     attempt.log.info("job_completed");
     return "completed";
   } catch (error) {
@@ -245,6 +251,7 @@ async function recordFailure(
   if (isFenced(error)) return fenced(attempt);
   try {
     const failed = await jobFail(deps.db, attempt.tenantId, attempt.runId, attempt.attempt, failure);
+    deps.observe?.transition("RUNNING", failed.state);
     logFailure(attempt, failed, failure, error);
     return failure.code === "job_cancelled" ? "cancelled" : OUTCOMES[failed.state];
   } catch (refusal) {

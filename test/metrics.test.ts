@@ -1,5 +1,6 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { jobMetrics } from "../src/metrics/database.ts";
+import { TRANSITIONS } from "../src/metrics/runs.ts";
 import { createMetrics } from "../src/metrics.ts";
 import { testDatabase } from "./support/database.ts";
 
@@ -16,6 +17,13 @@ test("counters stand at 0 from the start, and every metric says what it is", asy
     "rls_enforcement_failed_total 0",
     "job_timeout_total 0",
     "scheduler_deadlock_detected_total 0",
+    ...["HIGH_VALUE", "ACTIVE", "DORMANT"].flatMap((cohort) => [
+      `scheduler_runs_total{cohort="${cohort}"} 0`,
+      `scheduler_turns_skipped_total{cohort="${cohort}",reason="overlap"} 0`,
+      `scheduler_turns_skipped_total{cohort="${cohort}",reason="duplicate"} 0`,
+    ]),
+    'holdfast_job_transitions_total{from="",to="PENDING"} 0',
+    'holdfast_job_transitions_total{from="DEAD_LETTER",to="PENDING"} 0',
     "scheduler_tick_duration_seconds_count 0",
     'job_runs_finished_total{job_type="analysis",outcome="completed"} 0',
     'job_runs_finished_total{job_type="analysis",outcome="cancelled"} 0',
@@ -56,7 +64,19 @@ test("what a part tells is what a scrape shows", async () => {
   metrics.runs.commitSeconds(0.03);
   metrics.runs.reaped("nap", "retry");
   metrics.runs.handlersLeaked(2);
-  metrics.runs.tick(0.4, { ACTIVE: 3, DORMANT: 0 });
+  const none = { runs: 0, shards: 1, overlapped: 0, duplicates: 0 };
+  metrics.runs.tick(0.3, [
+    { ...none, cohort: "ACTIVE", runs: 3, overlapped: 4 },
+    { ...none, cohort: "ACTIVE", runs: 2, overlapped: 1, duplicates: 6 },
+  ]);
+  metrics.runs.tick(0.1, [
+    { ...none, cohort: "ACTIVE", overlapped: 2 },
+    { ...none, cohort: "DORMANT" },
+  ]);
+  metrics.runs.transition("RUNNING", "COMPLETED");
+  metrics.runs.transition("RUNNING", "COMPLETED");
+  metrics.runs.transition("", "PENDING", 0);
+  metrics.runs.transition("", "PENDING", 50);
   metrics.runs.schedulerDeadlock();
   llm.budgetCheckSeconds(0.002);
   llm.call("ok", 1.5, { inputTokens: 900, outputTokens: 80, cachedInputTokens: 100 });
@@ -79,8 +99,14 @@ test("what a part tells is what a scrape shows", async () => {
     'holdfast_job_reaped_total{outcome="retry"} 1',
     "holdfast_job_handlers_leaked 2",
     "scheduler_tick_duration_seconds_sum 0.4",
-    'scheduler_runs_total{cohort="ACTIVE"} 3',
+    'scheduler_runs_total{cohort="ACTIVE"} 5',
     'scheduler_runs_total{cohort="DORMANT"} 0',
+    'scheduler_turns_skipped_total{cohort="ACTIVE",reason="overlap"} 7',
+    'scheduler_turns_skipped_total{cohort="ACTIVE",reason="duplicate"} 6',
+    'scheduler_turns_skipped_total{cohort="DORMANT",reason="overlap"} 0',
+    'holdfast_job_transitions_total{from="RUNNING",to="COMPLETED"} 2',
+    'holdfast_job_transitions_total{from="",to="PENDING"} 50',
+    'holdfast_job_transitions_total{from="RUNNING",to="FAILED"} 0',
     "scheduler_deadlock_detected_total 1",
     'llm_budget_check_duration_seconds_bucket{le="0.0025"} 1',
     'llm_api_calls_total{status="ok"} 1',
@@ -180,6 +206,19 @@ describe("on a database", () => {
       ).toBe(true);
     }
     expect(lines).toContain("holdfast_database_metrics_up 1");
+  });
+
+  test("every change of state that there is stands at 0, and no other", async () => {
+    const { rows } = await database.superuser.query<{ from_state: string; to_state: string }>(
+      "select from_state, to_state from app.job_run_transitions",
+    );
+    const known = [...rows.map((row) => [row.from_state, row.to_state]), ["", "PENDING"]];
+    expect(TRANSITIONS.map((pair) => [...pair]).sort()).toEqual(known.sort());
+    const lines = (await scrape(createMetrics({ version: "1" }))).split("\n");
+    const counted = lines.filter((line) => line.startsWith("holdfast_job_transitions_total{"));
+    expect(counted.sort()).toEqual(
+      known.map(([from, to]) => `holdfast_job_transitions_total{from="${from}",to="${to}"} 0`).sort(),
+    );
   });
 
   test("one that is busy is given up after 2 seconds", async () => {

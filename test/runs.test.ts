@@ -18,6 +18,7 @@ import {
   runRow,
   sql,
   tasksOf,
+  transitionsTold,
   until,
 } from "./support/job_scene.ts";
 
@@ -162,6 +163,68 @@ describe("a run", () => {
     await expect(executed).rejects.toMatchObject({ code: "42501" });
     await sql(database, "grant execute on function app.job_claim to holdfast_worker");
     expect(messages(runId)).toEqual([]);
+  });
+});
+
+describe("each change of state that a worker makes is told once", () => {
+  test("and none that it does not make", async () => {
+    const { told, transition } = transitionsTold();
+    const kind = await addKind(database, "telling", { backoffMs: 300 });
+    const run = (runId: string, handler: Task, signal?: AbortSignal) =>
+      executeRun(
+        depsOf(database, "one", { log, observe: observing({ transition }) }),
+        { tenantId, runId },
+        byKind(tasksOf({ [kind]: handler })),
+        signal,
+      );
+    const [first, second, fatal, stopped] = [
+      await addRun(database, tenantId, kind),
+      await addRun(database, tenantId, kind),
+      await addRun(database, tenantId, kind),
+      await addRun(database, tenantId, kind),
+    ];
+    const fail: Task = async () => Promise.reject(new Error("not yet"));
+
+    await run(first, fail);
+    expect(told).toEqual({ "PENDING RUNNING": 1, "RUNNING FAILED": 1 });
+    await run(first, async () => expect.unreachable()); // it is not due
+    expect(told).toEqual({ "PENDING RUNNING": 1, "RUNNING FAILED": 1 });
+    await sleep(Math.max(0, (await runRow(database, first)).wait_ms) + 5);
+    await run(first, async () => "done");
+    expect(told).toEqual({ ...told, "FAILED RUNNING": 1, "RUNNING COMPLETED": 1 });
+    await run(first, async () => expect.unreachable()); // it has ended
+
+    await run(second, async () => "done");
+    expect(told).toEqual({
+      ...{ "PENDING RUNNING": 2, "RUNNING FAILED": 1, "FAILED RUNNING": 1, "RUNNING COMPLETED": 2 },
+    });
+
+    await sql(database, "update app.job_kinds set max_retries = 0 where kind = $1", [kind]);
+    await run(fatal, fail);
+    const stop = new AbortController();
+    await run(
+      stopped,
+      async ({ signal }) => {
+        stop.abort();
+        await untilAborted(signal);
+      },
+      stop.signal,
+    );
+    // What a reaper makes of it is not the worker's to tell.
+    await run(stopped, () => lose(stopped).then(() => "late"));
+
+    const events = await sql(
+      database,
+      `select from_state || ' ' || to_state as change, count(*)::int as n from app.job_run_events
+       where run_id = any ($1) and from_state is not null and not (run_id = $2 and to_state = 'FAILED')
+       group by 1`,
+      [[first, second, fatal, stopped], stopped],
+    );
+    expect(Object.fromEntries(events.map((each) => [each["change"], each["n"]]))).toEqual(told);
+    expect(told).toEqual({
+      ...{ "PENDING RUNNING": 5, "FAILED RUNNING": 1, "RUNNING FAILED": 1, "RUNNING COMPLETED": 2 },
+      ...{ "RUNNING DEAD_LETTER": 1, "RUNNING PENDING": 1 },
+    });
   });
 });
 

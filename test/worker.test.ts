@@ -9,7 +9,7 @@ import pg from "pg";
 import { describe, expect, type TestContext, test } from "vitest";
 import { reserve } from "../src/budgets.ts";
 import { createPool } from "../src/db.ts";
-import { jobClaim, scheduleTick } from "../src/jobs.ts";
+import { type CohortTick, jobClaim, scheduleTick } from "../src/jobs.ts";
 import { budgetedFetch, type Llm } from "../src/llm.ts";
 import type { Run, Task } from "../src/tasks.ts";
 import { drainMsFor, startWorker, type Worker, type WorkerOptions } from "../src/worker.ts";
@@ -25,6 +25,7 @@ import {
   runRow,
   sql,
   tasksOf,
+  transitionsTold,
   until,
 } from "./support/job_scene.ts";
 
@@ -88,7 +89,10 @@ alone("what is due runs once", async (database, context) => {
   );
 
   // The first tick is the worker's own, at its start.
-  const { worker, messages } = await work(database, context, {});
+  const { told, transition } = transitionsTold();
+  let ticked: CohortTick[] = [];
+  const observe = observing({ transition, tick: (_seconds, made) => void ticked.push(...made) });
+  const { worker, messages } = await work(database, context, {}, { observe });
   await until(async () => (await ended(database)) === 5 * PER_TURN);
   const runs = await sql(
     database,
@@ -101,11 +105,25 @@ alone("what is due runs once", async (database, context) => {
   expect(messages().filter((message) => message === "job_completed")).toHaveLength(5 * PER_TURN);
 
   expect(await worker.tickNow()).toMatchObject({ runs: 0 });
+  const passed = () => ticked.map((each) => each.overlapped + each.duplicates).filter((n) => n > 0);
+  expect(passed()).toEqual([]);
+  // The analysis of each turn was made by the end of the run before it, and by no tick.
+  await until(() => told["RUNNING COMPLETED"] === 5 * PER_TURN);
+  expect(told).toEqual({
+    ...{ " PENDING": 5, "PENDING RUNNING": 5 * PER_TURN, "RUNNING COMPLETED": 5 * PER_TURN },
+  });
   // A clock that goes back, or a schedule that is set to now by hand, makes no second run of the same turn.
   await sql(database, "update app.schedules set next_run_at = now()");
   const { runs: again, shards } = await worker.tickNow();
   expect(again).toBe(0);
   expect(shards).toBeGreaterThanOrEqual(SHARDS);
+  const duplicates = () => ticked.reduce((sum, each) => sum + each.duplicates, 0);
+  expect(duplicates()).toBe(5);
+  ticked = [];
+  await sql(database, "update app.schedules set next_run_at = now()");
+  await worker.tickNow();
+  expect(duplicates()).toBe(5);
+  expect(told[" PENDING"]).toBe(5);
   expect(await count(database, "app.job_runs")).toBe(5 * PER_TURN);
   await until(async () => (await tokens(database)) === 0);
 });
@@ -525,7 +543,8 @@ alone("what the loops change is logged, a line for each run and hold", async (da
   await sql(database, `update app.llm_reservations set expires_at = ${late}`);
 
   const tasks = { gone: async () => "back" };
-  const { lines } = await work(database, context, tasks);
+  const { told: changes, transition } = transitionsTold();
+  const { lines } = await work(database, context, tasks, { observe: observing({ transition }) });
   await until(async () => (await ended(database)) === 3);
   await until(() => lines.some((line) => line.msg === "llm_presumed"));
   const told = (msg: string) => lines.filter((line) => line.msg === msg);
@@ -540,6 +559,11 @@ alone("what the loops change is logged, a line for each run and hold", async (da
     { level: warn, tenant_id: tenantId, run_id: lost, reservation_id: hold, reason: "expired" },
   ]);
   expect(told("tokens_repaired")).toMatchObject([{ level: 30, count: 1 }]);
+  await until(() => changes["RUNNING COMPLETED"] === 2);
+  expect(changes).toEqual({
+    ...{ "RUNNING FAILED": 1, "RUNNING DEAD_LETTER": 1 }, // by the reaper
+    ...{ "PENDING RUNNING": 1, "FAILED RUNNING": 1, "RUNNING COMPLETED": 2 },
+  });
 });
 
 alone(

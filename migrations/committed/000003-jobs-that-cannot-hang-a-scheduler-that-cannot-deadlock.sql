@@ -1,5 +1,5 @@
 --! Previous: sha1:424dcfdc2272dc40f525255e68a66cab73d930d8
---! Hash: sha1:2ca06255b65a99b37f078c6dd175c9218b4986bd
+--! Hash: sha1:1fac89a987527cda3260fc69a2acc381690ef9d8
 --! Message: jobs that cannot hang, a scheduler that cannot deadlock
 
 -- Jobs that cannot hang, and a scheduler that cannot deadlock.
@@ -764,6 +764,8 @@ create index if not exists job_runs_finished_at_idx
 create index if not exists job_runs_id_idx on app.job_runs using brin (id);
 create index if not exists job_runs_dead_idx
   on app.job_runs (tenant_id, id) where state = 'DEAD_LETTER' and discarded_at is null;
+create index if not exists job_runs_replayed_idx
+  on app.job_runs (kind, replay_count) where replay_count > 0;
 
 comment on table app.job_runs is
   'The truth about every job. A job of graphile-worker is only a token that wakes a worker up for one of these.';
@@ -981,14 +983,15 @@ begin
       run_id    uuid,
       kind      text,
       verdict   text,
-      delay     interval
+      delay     interval,
+      state     text
     );
   end if;
 end
 $$;
 
 comment on type app_private.job_verdict is
-  'Whether a run may start: start; parked, until its tenant has a place; delayed, for so long.';
+  'Whether a run may start: start; parked, until its tenant has a place; delayed, for so long. state is the one it was found in.';
 --! EndIncluded app_private/job_verdict.sql
 --! Included app_private/tg_job_runs__transition.sql
 create or replace function app_private.tg_job_runs__transition() returns trigger
@@ -1639,7 +1642,7 @@ as $$
 begin
   return query
   with due as materialized (
-    select r.tenant_id, r.id, r.kind, r.priority, r.available_at
+    select r.tenant_id, r.id, r.kind, r.priority, r.available_at, r.state
     from (select distinct u.* from unnest(tenant_ids, run_ids) as u (tenant_id, run_id)) as w
     join app.job_runs as r on r.tenant_id = w.tenant_id and r.id = w.run_id
     where r.state in ('PENDING', 'FAILED') and r.available_at <= at
@@ -1657,7 +1660,8 @@ begin
               else 'start' end,
          case when d.kind <> all (served) then interval '5 seconds'
               when d.n > m.starts_left
-                then (d.n - m.starts_exact) * interval '60 seconds' / k.rate_per_minute end
+                then (d.n - m.starts_exact) * interval '60 seconds' / k.rate_per_minute end,
+         d.state
   from (
     select x.*, row_number() over (
              partition by x.tenant_id, x.kind order by x.priority, x.available_at, x.id) as n
@@ -1784,7 +1788,7 @@ set local role holdfast_system;
 create or replace function app.job_claim(worker text, tenant_ids uuid[], run_ids uuid[])
 returns table (
   tenant_id uuid, run_id uuid, attempt integer, kind text, slot bigint, timeout_ms integer,
-  lease_until timestamptz, input jsonb, max_attempts integer)
+  lease_until timestamptz, input jsonb, max_attempts integer, from_state text)
 language plpgsql
 security definer  -- sees all tenants
 set search_path = ''
@@ -1822,13 +1826,14 @@ begin
   from unnest(v_judged) as j, app.job_kinds as k
   where j.verdict = 'start' and r.tenant_id = j.tenant_id and r.id = j.run_id and k.kind = r.kind
   returning r.tenant_id, r.id, r.attempt, r.kind, r.slot, k.timeout_seconds * 1000, r.lease_until, r.input,
-            k.max_retries + 1;
+            k.max_retries + 1, j.state;
 end
 $$;
 
 comment on function app.job_claim is
-  'Starts the next attempt of each of these runs, among all tenants, with a lease of 20 s that worker_beat extends. A run that is '
-  'not answered has nothing to do: it is taken, has ended, or is not due; or it may not start yet, and has its next token.';
+  'Starts the next attempt of each of these runs, among all tenants, with a lease of 20 s that worker_beat extends; from_state is '
+  'what the run was before. A run that is not answered has nothing to do: it is taken, has ended, or is not due; or it may not '
+  'start yet, and has its next token.';
 
 grant execute on function app.job_claim to holdfast_worker;
 
@@ -3136,26 +3141,29 @@ grant execute on function app.job_get to holdfast_service, holdfast_worker;
 --! Included app/job_cancel.sql
 create or replace function app.job_cancel(
   tenant_id uuid, ticket text, run_id uuid, actor text, reason text, force boolean default false)
-returns table (state text, cancel_requested_at timestamptz, finished_at timestamptz)
+returns table (state text, cancel_requested_at timestamptz, finished_at timestamptz, from_state text)
 language plpgsql
 security definer  -- the shell may not write runs
 set search_path = ''
 as $$
 declare
-  v_run app.job_runs;
+  v_found app.job_runs;
+  v_run   app.job_runs;
 begin
   perform app.enter(tenant_id, ticket);
   perform app_private.run_actor_check(actor, reason);
 
-  v_run := app_private.run_cancel(
-    app_private.run_lock(tenant_id, run_id), actor, reason, coalesce(force, false));
-  return query select v_run.state, v_run.cancel_requested_at, v_run.finished_at;
+  v_found := app_private.run_lock(tenant_id, run_id);
+  v_run := app_private.run_cancel(v_found, actor, reason, coalesce(force, false));
+  return query select v_run.state, v_run.cancel_requested_at, v_run.finished_at,
+                      nullif(v_found.state, v_run.state);
 end
 $$;
 
 comment on function app.job_cancel is
   'Ends a run: at once while it waits, within 20 s while it runs, or at once with force, which drops what it has done. Answers '
-  'how it stands; a second call changes nothing. Raises JB101, JB206 when it has ended otherwise, OP101, OP102.';
+  'how it stands, and in from_state what it was before, null where that is the same; a second call changes nothing. Raises '
+  'JB101, JB206 when it has ended otherwise, OP101, OP102.';
 
 grant execute on function app.job_cancel to holdfast_service, holdfast_worker;
 --! EndIncluded app/job_cancel.sql
@@ -3347,6 +3355,26 @@ comment on column app.tenant_schedules.missed_slots is 'How many turns passed wi
 call app_private.isolate('app.tenant_schedules', for_system => true);
 grant select, insert, update, delete on app.tenant_schedules to holdfast_system;
 --! EndIncluded app/tenant_schedules.sql
+--! Included app_private/cohort_turns.sql
+-- Made once: a type knows no "create or replace".
+do $$
+begin
+  if pg_catalog.to_regtype('app_private.cohort_turns') is null then
+    create type app_private.cohort_turns as (
+      cohort     text,
+      runs       bigint,
+      shards     bigint,
+      overlapped bigint,
+      duplicates bigint
+    );
+  end if;
+end
+$$;
+
+comment on type app_private.cohort_turns is
+  'What a tick did in a cohort: the runs it made, the shards it dealt with, the turns that tenants did not have because those '
+  'before had not ended, and those that they had already.';
+--! EndIncluded app_private/cohort_turns.sql
 --! Included app_private/slot_of.sql
 create or replace function app_private.slot_of(at timestamptz, every interval, shard smallint)
 returns table (slot bigint, next_run_at timestamptz, seconds bigint)
@@ -3546,7 +3574,7 @@ grant execute on function app_private.turns_cancel to holdfast_system;
 --! Included app_private/turns_make.sql
 create or replace function app_private.turns_make(
   tenant_ids uuid[], cohorts text[], slots bigint[], missed bigint[])
-returns jsonb
+returns app_private.cohort_turns[]
 language plpgsql
 set search_path = ''
 set plan_cache_mode = force_custom_plan  -- one run or fifty thousand: a plan for ten would not end
@@ -3557,7 +3585,7 @@ declare
     select k from app.job_kinds as k where k.slot_order is not null order by k.slot_order);
   v_second text;             -- the first one of tenants without a source of costs
   v_busy   uuid[];           -- who has runs that have not ended, and maybe no place left
-  v_made   jsonb := pg_catalog.jsonb_build_object();
+  v_made   app_private.cohort_turns[] := array[]::app_private.cohort_turns[];
   v_batch  record;
 begin
   if coalesce(tenant_ids, '{}') = '{}' or v_kinds = '{}' then return v_made; end if;
@@ -3598,17 +3626,17 @@ begin
       order by t.tenant_id
       returning r.*
     )
-    select c.tier, count(*) as runs,
+    select row(c.tier, count(m.id), 0, 0, count(*) filter (where m.id is null and (
+             v_second is not null or w.tenant_id in (select s.tenant_id from app.cost_sources as s)))
+           )::app_private.cohort_turns as turns,
            array_agg(app_private.token_of(m, c.weight)) filter (where m.token_at is not null) as tokens
-    from made as m
-    join unnest(tenant_ids, cohorts) as w (tenant_id, cohort) on w.tenant_id = m.tenant_id
+    from unnest(tenant_ids, cohorts) as w (tenant_id, cohort)
+    left join made as m on m.tenant_id = w.tenant_id
     join app.tiers as c on c.tier = w.cohort
     group by c.tier
   loop
-    v_made := v_made || pg_catalog.jsonb_build_object(v_batch.tier, v_batch.runs);
-    if v_batch.tokens is not null then
-      perform app_private.tokens_add(v_batch.tokens);
-    end if;
+    v_made := v_made || v_batch.turns;
+    perform app_private.tokens_add(v_batch.tokens) where v_batch.tokens is not null;
   end loop;
   return v_made;
 end
@@ -3616,15 +3644,17 @@ $$;
 
 comment on function app_private.turns_make is
   'Makes the first run of a turn of each of these tenants, with its token, once for each tenant and slot; a tenant comes '
-  'once. Answers how many runs per cohort, as {"ACTIVE": 3}. The kind is the first that applies: cost_import is for '
-  'tenants with a row in app.cost_sources. That of a paused kind is made all the same and waits without a token, as at any other pause: its '
-  'turn goes on when the pause ends. missed is what its input says of turns that were given up for it.';
+  'once. Answers for each cohort the runs, and as duplicates the turns that tenants had already. The kind is the first that '
+  'applies: cost_import is for tenants with a row in app.cost_sources. That of a paused kind is made all the same and waits '
+  'without a token, as at any other pause: its turn goes on when the pause ends. missed is what its input says of turns that were given up for it.';
 
 grant execute on function app_private.turns_make to holdfast_system;
 --! EndIncluded app_private/turns_make.sql
 --! Included app_private/shard_take.sql
 create or replace function app_private.shard_take(at timestamptz, max_rows integer, since timestamptz)
-returns table (due_at timestamptz, cohort text, slot bigint, missed bigint, tenant_ids uuid[], again boolean)
+returns table (
+  due_at timestamptz, cohort text, slot bigint, missed bigint, tenant_ids uuid[], overlapped integer,
+  again boolean)
 language plpgsql
 set search_path = ''
 as $$
@@ -3633,7 +3663,6 @@ declare
   v_cohort app.tiers;
   v_slot   record;
   v_turn   record;
-  v_open   boolean;
   v_last   uuid;
   v_more   boolean;
 begin
@@ -3652,10 +3681,9 @@ begin
   due_at := v_shard.next_run_at;
   cohort := v_shard.tier;
   tenant_ids := array[]::uuid[];
-  v_open := v_shard.open_slot is not null;
 
   select n.* into v_slot from app_private.slot_of(at, v_cohort.every, v_shard.shard) as n;
-  if v_open then
+  if v_shard.open_slot is not null then
     -- It began in an earlier tick, and is brought to its end whatever is due by now.
     select d.slot, d.between as missed, d.between as counted, d.slot as taken,
            case when v_slot.slot > d.slot then at else v_slot.next_run_at end as then_at
@@ -3676,7 +3704,9 @@ begin
   end if;
   v_last := tenant_ids[max_rows];
   v_more := tenant_ids[max_rows + 1] is not null;
+  overlapped := pg_catalog.cardinality(tenant_ids[1:max_rows]);
   tenant_ids := app_private.turns_fit(tenant_ids[1:max_rows], app_private.turn_overlaps(v_cohort));
+  overlapped := overlapped - pg_catalog.cardinality(tenant_ids);
   update app.schedules as s
   set open_slot = case when v_more then shard_take.slot end,
       resume_after = case when v_more then v_last end,
@@ -3690,11 +3720,11 @@ end
 $$;
 
 comment on function app_private.shard_take is
-  'Locks the shard that is due for the longest, not before since, decides by the policies of its cohort which turn it takes, and moves it '
-  'on. Answers the turn and at most max_rows of its tenants; where there are more, the turn stays open, and the next '
-  'call goes on after the last one. due_at is what the next call may have as since: a turn that is still due stays at or '
-  'goes behind it. again: the shard has another turn to take. No row: nothing is due that no other tick '
-  'holds.';
+  'Locks the shard that is due for the longest, not before since, decides by the policies of its cohort which turn it takes, '
+  'and moves it on. Answers the turn and at most max_rows of its tenants, less those whose turns before have not ended: '
+  'overlapped is how many. Where there are more, the turn stays open, and the next call goes on after the last one. due_at is '
+  'what the next call may have as since: a turn that is still due stays at or goes behind it. again: the shard has another '
+  'turn to take. No row: nothing is due that no other tick holds.';
 
 grant execute on function app_private.shard_take to holdfast_system;
 --! EndIncluded app_private/shard_take.sql
@@ -3824,7 +3854,7 @@ grant execute on function app_private.daily_due to holdfast_system;
 --! EndIncluded app_private/daily_due.sql
 --! Included app_private/own_turns_take.sql
 create or replace function app_private.own_turns_take(at timestamptz, max_rows integer)
-returns table (tenant_id uuid, cohort text, slot bigint, missed bigint)
+returns table (tenant_id uuid, cohort text, slot bigint, missed bigint, overlapped boolean)
 language plpgsql
 set search_path = ''
 set plan_cache_mode = force_custom_plan  -- as many rows as there are
@@ -3866,21 +3896,24 @@ begin
     from turns as t
     where s.tenant_id = t.tenant_id
   )
-  select t.tenant_id, t.tier, case when coalesce(t.at_most >= coalesce(o.turns, 0), true) then t.slot end,
-         t.missed
+  select t.tenant_id, t.tier, case when not f.overlapped then t.slot end, t.missed,
+         f.overlapped and t.slot is not null
   from turns as t
-  left join app_private.turns_open(v_ids) as o on o.tenant_id = t.tenant_id;
+  left join app_private.turns_open(v_ids) as o on o.tenant_id = t.tenant_id
+  cross join lateral (select coalesce(o.turns > t.at_most, false)) as f (overlapped);
 end
 $$;
 
 comment on function app_private.own_turns_take is
   'Locks up to max_rows tenants whose own turn is due, decides by the policies of their cohorts which one each takes, and '
-  'moves their schedules on. Answers them all, with a slot where a run is to be made: none where too many overlap.';
+  'moves their schedules on. Answers them all, with a slot where a run is to be made: none where the policy leaves the turn '
+  'out, and none where it is overlapped by too many that have not ended.';
 
 grant execute on function app_private.own_turns_take to holdfast_system;
 --! EndIncluded app_private/own_turns_take.sql
 --! Included app_private/own_turns_make.sql
-create or replace function app_private.own_turns_make(at timestamptz, max_runs integer) returns jsonb[]
+create or replace function app_private.own_turns_make(at timestamptz, max_runs integer)
+returns app_private.cohort_turns[]
 language plpgsql
 set search_path = ''
 as $$
@@ -3891,26 +3924,31 @@ declare
   v_cohorts    text[];
   v_slots      bigint[];
   v_missed     bigint[];
-  v_made       jsonb[] := array[]::jsonb[];
+  v_passed     app_private.cohort_turns[];
+  v_made       app_private.cohort_turns[] := array[]::app_private.cohort_turns[];
 begin
   -- A tenant with more turns to take comes again, when the run of the one before is there.
   while v_left > 0 loop
-    select count(*), array_agg(o.tenant_id) filter (where o.slot is not null),
-           array_agg(o.cohort) filter (where o.slot is not null),
-           array_agg(o.slot) filter (where o.slot is not null),
-           array_agg(o.missed) filter (where o.slot is not null)
-    into v_claimed, v_tenant_ids, v_cohorts, v_slots, v_missed
-    from app_private.own_turns_take(at, v_left) as o;
+    with taken as materialized (select o.* from app_private.own_turns_take(at, v_left) as o)
+    select count(*), array_agg(t.tenant_id) filter (where t.slot is not null),
+           array_agg(t.cohort) filter (where t.slot is not null),
+           array_agg(t.slot) filter (where t.slot is not null),
+           array_agg(t.missed) filter (where t.slot is not null),
+           array(select row(x.cohort, 0, 0, count(*), 0)::app_private.cohort_turns
+                 from taken as x where x.overlapped group by x.cohort)
+    into v_claimed, v_tenant_ids, v_cohorts, v_slots, v_missed, v_passed
+    from taken as t;
     exit when v_claimed = 0;
     v_left := v_left - coalesce(pg_catalog.cardinality(v_tenant_ids), 0);
-    v_made := v_made || app_private.turns_make(v_tenant_ids, v_cohorts, v_slots, v_missed);
+    v_made := v_made || v_passed || app_private.turns_make(v_tenant_ids, v_cohorts, v_slots, v_missed);
   end loop;
   return v_made;
 end
 $$;
 
 comment on function app_private.own_turns_make is
-  'Makes the runs of up to max_runs own turns of tenants that are due; answers how many per cohort, as turns_make does.';
+  'Makes the runs of up to max_runs own turns of tenants that are due; answers those of each cohort as turns_make does, '
+  'in parts, and as overlapped the turns that were passed over because those before had not ended.';
 
 grant execute on function app_private.own_turns_make to holdfast_system;
 --! EndIncluded app_private/own_turns_make.sql
@@ -4014,14 +4052,14 @@ begin
   v_news := array(select n from app_private.newcomers(tenant_ids, v_now) as n);
 
   -- Later than a period of its new cohort already: its turn is now.
-  select coalesce(sum(m.value::integer), 0) into v_made
+  select coalesce(sum(m.runs), 0) into v_made
   from (
     select app_private.turns_make(array_agg(n.tenant_id), array_agg(t.tier), array_agg(n.slot),
              array_agg(0::bigint)) as made
     from unnest(v_news) as n
     join app.tenants as t on t.tenant_id = n.tenant_id
     where n.at_once) as a
-  cross join lateral pg_catalog.jsonb_each_text(a.made) as m;
+  cross join lateral unnest(a.made) as m;
 
   -- The next turn of the shard would come too soon after its last one: it counts as taken by that.
   insert into app.job_slots (tenant_id, kind, slot, run_id)
@@ -6137,7 +6175,7 @@ comment on view app_private.lint_functions is
 set local role holdfast_system;
 
 create or replace function app.schedule_tick(max_runs integer default 50000)
-returns table (cohort text, runs integer, shards integer)
+returns table (cohort text, runs integer, shards integer, overlapped integer, duplicates integer)
 language plpgsql
 security definer  -- sees all tenants
 set search_path = ''
@@ -6155,8 +6193,8 @@ declare
   v_cohorts    text[] := array[]::text[];
   v_slots      bigint[] := array[]::bigint[];
   v_missed     bigint[] := array[]::bigint[];
-  v_shards     text[] := array[]::text[];
-  v_made       jsonb[] := array[]::jsonb[];
+  v_shards     integer := 0;
+  v_made       app_private.cohort_turns[] := array[]::app_private.cohort_turns[];
 begin
   if coalesce(max_runs, 0) not between 1 and 1000000 then
     raise exception using
@@ -6172,13 +6210,14 @@ begin
     v_since := v_turn.due_at;
     v_claimed := pg_catalog.cardinality(v_turn.tenant_ids);
     v_left := v_left - v_claimed;
-    v_shards := v_shards || v_turn.cohort;
+    v_shards := v_shards + 1;
+    v_made := v_made || row(v_turn.cohort, 0, 1, v_turn.overlapped, 0)::app_private.cohort_turns;
     v_tenant_ids := v_tenant_ids || v_turn.tenant_ids;
     v_cohorts := v_cohorts || pg_catalog.array_fill(v_turn.cohort, array[v_claimed]);
     v_slots := v_slots || pg_catalog.array_fill(v_turn.slot, array[v_claimed]);
     v_missed := v_missed || pg_catalog.array_fill(v_turn.missed, array[v_claimed]);
     -- In parts, for growing arrays are copied; and where the shard comes again, its runs have to be there.
-    if v_turn.again or pg_catalog.cardinality(v_shards) % 100 = 0 then
+    if v_turn.again or v_shards % 100 = 0 then
       v_made := v_made || app_private.turns_make(v_tenant_ids, v_cohorts, v_slots, v_missed);
       v_tenant_ids := array[]::uuid[]; v_cohorts := array[]::text[];
       v_slots := array[]::bigint[]; v_missed := array[]::bigint[];
@@ -6189,14 +6228,12 @@ begin
   v_made := v_made || app_private.own_turns_make(v_now, v_left);
 
   return query
-  select c.tier, coalesce(r.runs, 0)::integer, coalesce(s.shards, 0)::integer
-  from app.tiers as c
-  left join (select e.key, sum(e.value::integer) as runs
-             from unnest(v_made) as m (made) cross join pg_catalog.jsonb_each_text(m.made) as e
-             group by e.key) as r on r.key = c.tier
-  left join (select x.tier, count(*) as shards
-             from unnest(v_shards) as x (tier) group by x.tier) as s on s.tier = c.tier
-  where coalesce(r.runs, s.shards) is not null
+  select c.tier, sum(m.runs)::integer, sum(m.shards)::integer, sum(m.overlapped)::integer,
+         sum(m.duplicates)::integer
+  from unnest(v_made) as m
+  join app.tiers as c on c.tier = m.cohort
+  group by c.tier
+  having sum(m.runs + m.shards + m.overlapped + m.duplicates) > 0
   order by c.rank;
 end
 $$;
@@ -6205,7 +6242,9 @@ comment on function app.schedule_tick is
   'Makes the runs that are due, among all tenants, with their tokens, in one transaction: up to max_runs of them, and what '
   'is left is for the next call. Any number may call it at once: each takes the shards that no other holds, those that are '
   'due for the longest first, and a tenant has one run for a slot, whoever ticks. Suspended and paused tenants and paused '
-  'cohorts have no turns. Answers the runs made and shards dealt with for each cohort that had something. Raises OP102.';
+  'cohorts have no turns. Answers for each cohort that had something: the runs made, the shards dealt with, the turns passed '
+  'over because those before had not ended (overlapped), and those that their tenants had already (duplicates). There may '
+  'be more to do while runs or shards are not 0. Raises OP102.';
 
 grant execute on function app.schedule_tick to holdfast_worker, holdfast_ops;
 
@@ -6652,6 +6691,21 @@ comment on view app_private.upkeep_gauges is
 
 set local role holdfast_owner;
 --! EndIncluded app_private/upkeep_gauges.sql
+--! Included app_private/replay_gauges.sql
+set local role holdfast_system;
+
+create or replace view app_private.replay_gauges as
+select 'holdfast_job_replays' as name, pg_catalog.jsonb_build_object('job_type', k.kind) as labels,
+       coalesce(sum(r.replay_count), 0)::double precision as value
+from app.job_kinds as k
+left join app.job_runs as r on r.kind = k.kind and r.replay_count > 0
+group by k.kind;
+
+comment on view app_private.replay_gauges is
+  'How often the runs of each kind were replayed, of those that are kept; a month that is dropped takes its own along.';
+
+set local role holdfast_owner;
+--! EndIncluded app_private/replay_gauges.sql
 --! Included app/job_metrics.sql
 set local role holdfast_system;
 
@@ -6695,13 +6749,15 @@ begin
   union all
   select t.name, t.labels, t.value from app_private.turn_gauges as t
   union all
-  select u.name, u.labels, u.value from app_private.upkeep_gauges as u;
+  select u.name, u.labels, u.value from app_private.upkeep_gauges as u
+  union all
+  select p.name, p.labels, p.value from app_private.replay_gauges as p;
 end
 $$;
 
 comment on function app.job_metrics is
   'What a scrape shows of the database, among all tenants and naming none: runs by kind, cohort and state, ages in seconds, '
-  'tokens, lateness of the scheduler, fairness, upkeep. Counts no further than 100000 of a state.';
+  'tokens, lateness of the scheduler, fairness, upkeep, replays. Counts no further than 100000 of a state.';
 
 grant execute on function app.job_metrics to holdfast_metrics, holdfast_worker, holdfast_ops;
 

@@ -3,7 +3,7 @@ set local role holdfast_system;
 create or replace function app.job_claim(worker text, tenant_ids uuid[], run_ids uuid[])
 returns table (
   tenant_id uuid, run_id uuid, attempt integer, kind text, slot bigint, timeout_ms integer,
-  lease_until timestamptz, input jsonb, max_attempts integer)
+  lease_until timestamptz, input jsonb, max_attempts integer, from_state text)
 language plpgsql
 security definer  -- sees all tenants
 set search_path = ''
@@ -41,13 +41,14 @@ begin
   from unnest(v_judged) as j, app.job_kinds as k
   where j.verdict = 'start' and r.tenant_id = j.tenant_id and r.id = j.run_id and k.kind = r.kind
   returning r.tenant_id, r.id, r.attempt, r.kind, r.slot, k.timeout_seconds * 1000, r.lease_until, r.input,
-            k.max_retries + 1;
+            k.max_retries + 1, j.state;
 end
 $$;
 
 comment on function app.job_claim is
-  'Starts the next attempt of each of these runs, among all tenants, with a lease of 20 s that worker_beat extends. A run that is '
-  'not answered has nothing to do: it is taken, has ended, or is not due; or it may not start yet, and has its next token.';
+  'Starts the next attempt of each of these runs, among all tenants, with a lease of 20 s that worker_beat extends; from_state is '
+  'what the run was before. A run that is not answered has nothing to do: it is taken, has ended, or is not due; or it may not '
+  'start yet, and has its next token.';
 
 grant execute on function app.job_claim to holdfast_worker;
 

@@ -40,13 +40,15 @@ begin
   union all
   select t.name, t.labels, t.value from app_private.turn_gauges as t
   union all
-  select u.name, u.labels, u.value from app_private.upkeep_gauges as u;
+  select u.name, u.labels, u.value from app_private.upkeep_gauges as u
+  union all
+  select p.name, p.labels, p.value from app_private.replay_gauges as p;
 end
 $$;
 
 comment on function app.job_metrics is
   'What a scrape shows of the database, among all tenants and naming none: runs by kind, cohort and state, ages in seconds, '
-  'tokens, lateness of the scheduler, fairness, upkeep. Counts no further than 100000 of a state.';
+  'tokens, lateness of the scheduler, fairness, upkeep, replays. Counts no further than 100000 of a state.';
 
 grant execute on function app.job_metrics to holdfast_metrics, holdfast_worker, holdfast_ops;
 

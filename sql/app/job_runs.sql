@@ -60,6 +60,8 @@ create index if not exists job_runs_finished_at_idx
 create index if not exists job_runs_id_idx on app.job_runs using brin (id);
 create index if not exists job_runs_dead_idx
   on app.job_runs (tenant_id, id) where state = 'DEAD_LETTER' and discarded_at is null;
+create index if not exists job_runs_replayed_idx
+  on app.job_runs (kind, replay_count) where replay_count > 0;
 
 comment on table app.job_runs is
   'The truth about every job. A job of graphile-worker is only a token that wakes a worker up for one of these.';

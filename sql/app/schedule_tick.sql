@@ -1,7 +1,7 @@
 set local role holdfast_system;
 
 create or replace function app.schedule_tick(max_runs integer default 50000)
-returns table (cohort text, runs integer, shards integer)
+returns table (cohort text, runs integer, shards integer, overlapped integer, duplicates integer)
 language plpgsql
 security definer  -- sees all tenants
 set search_path = ''
@@ -19,8 +19,8 @@ declare
   v_cohorts    text[] := array[]::text[];
   v_slots      bigint[] := array[]::bigint[];
   v_missed     bigint[] := array[]::bigint[];
-  v_shards     text[] := array[]::text[];
-  v_made       jsonb[] := array[]::jsonb[];
+  v_shards     integer := 0;
+  v_made       app_private.cohort_turns[] := array[]::app_private.cohort_turns[];
 begin
   if coalesce(max_runs, 0) not between 1 and 1000000 then
     raise exception using
@@ -36,13 +36,14 @@ begin
     v_since := v_turn.due_at;
     v_claimed := pg_catalog.cardinality(v_turn.tenant_ids);
     v_left := v_left - v_claimed;
-    v_shards := v_shards || v_turn.cohort;
+    v_shards := v_shards + 1;
+    v_made := v_made || row(v_turn.cohort, 0, 1, v_turn.overlapped, 0)::app_private.cohort_turns;
     v_tenant_ids := v_tenant_ids || v_turn.tenant_ids;
     v_cohorts := v_cohorts || pg_catalog.array_fill(v_turn.cohort, array[v_claimed]);
     v_slots := v_slots || pg_catalog.array_fill(v_turn.slot, array[v_claimed]);
     v_missed := v_missed || pg_catalog.array_fill(v_turn.missed, array[v_claimed]);
     -- In parts, for growing arrays are copied; and where the shard comes again, its runs have to be there.
-    if v_turn.again or pg_catalog.cardinality(v_shards) % 100 = 0 then
+    if v_turn.again or v_shards % 100 = 0 then
       v_made := v_made || app_private.turns_make(v_tenant_ids, v_cohorts, v_slots, v_missed);
       v_tenant_ids := array[]::uuid[]; v_cohorts := array[]::text[];
       v_slots := array[]::bigint[]; v_missed := array[]::bigint[];
@@ -53,14 +54,12 @@ begin
   v_made := v_made || app_private.own_turns_make(v_now, v_left);
 
   return query
-  select c.tier, coalesce(r.runs, 0)::integer, coalesce(s.shards, 0)::integer
-  from app.tiers as c
-  left join (select e.key, sum(e.value::integer) as runs
-             from unnest(v_made) as m (made) cross join pg_catalog.jsonb_each_text(m.made) as e
-             group by e.key) as r on r.key = c.tier
-  left join (select x.tier, count(*) as shards
-             from unnest(v_shards) as x (tier) group by x.tier) as s on s.tier = c.tier
-  where coalesce(r.runs, s.shards) is not null
+  select c.tier, sum(m.runs)::integer, sum(m.shards)::integer, sum(m.overlapped)::integer,
+         sum(m.duplicates)::integer
+  from unnest(v_made) as m
+  join app.tiers as c on c.tier = m.cohort
+  group by c.tier
+  having sum(m.runs + m.shards + m.overlapped + m.duplicates) > 0
   order by c.rank;
 end
 $$;
@@ -69,7 +68,9 @@ comment on function app.schedule_tick is
   'Makes the runs that are due, among all tenants, with their tokens, in one transaction: up to max_runs of them, and what '
   'is left is for the next call. Any number may call it at once: each takes the shards that no other holds, those that are '
   'due for the longest first, and a tenant has one run for a slot, whoever ticks. Suspended and paused tenants and paused '
-  'cohorts have no turns. Answers the runs made and shards dealt with for each cohort that had something. Raises OP102.';
+  'cohorts have no turns. Answers for each cohort that had something: the runs made, the shards dealt with, the turns passed '
+  'over because those before had not ended (overlapped), and those that their tenants had already (duplicates). There may '
+  'be more to do while runs or shards are not 0. Raises OP102.';
 
 grant execute on function app.schedule_tick to holdfast_worker, holdfast_ops;
 

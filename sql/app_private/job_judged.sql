@@ -11,7 +11,7 @@ as $$
 begin
   return query
   with due as materialized (
-    select r.tenant_id, r.id, r.kind, r.priority, r.available_at
+    select r.tenant_id, r.id, r.kind, r.priority, r.available_at, r.state
     from (select distinct u.* from unnest(tenant_ids, run_ids) as u (tenant_id, run_id)) as w
     join app.job_runs as r on r.tenant_id = w.tenant_id and r.id = w.run_id
     where r.state in ('PENDING', 'FAILED') and r.available_at <= at
@@ -29,7 +29,8 @@ begin
               else 'start' end,
          case when d.kind <> all (served) then interval '5 seconds'
               when d.n > m.starts_left
-                then (d.n - m.starts_exact) * interval '60 seconds' / k.rate_per_minute end
+                then (d.n - m.starts_exact) * interval '60 seconds' / k.rate_per_minute end,
+         d.state
   from (
     select x.*, row_number() over (
              partition by x.tenant_id, x.kind order by x.priority, x.available_at, x.id) as n

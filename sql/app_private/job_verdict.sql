@@ -7,11 +7,12 @@ begin
       run_id    uuid,
       kind      text,
       verdict   text,
-      delay     interval
+      delay     interval,
+      state     text
     );
   end if;
 end
 $$;
 
 comment on type app_private.job_verdict is
-  'Whether a run may start: start; parked, until its tenant has a place; delayed, for so long.';
+  'Whether a run may start: start; parked, until its tenant has a place; delayed, for so long. state is the one it was found in.';

@@ -1,5 +1,5 @@
 create or replace function app_private.own_turns_take(at timestamptz, max_rows integer)
-returns table (tenant_id uuid, cohort text, slot bigint, missed bigint)
+returns table (tenant_id uuid, cohort text, slot bigint, missed bigint, overlapped boolean)
 language plpgsql
 set search_path = ''
 set plan_cache_mode = force_custom_plan  -- as many rows as there are
@@ -41,15 +41,17 @@ begin
     from turns as t
     where s.tenant_id = t.tenant_id
   )
-  select t.tenant_id, t.tier, case when coalesce(t.at_most >= coalesce(o.turns, 0), true) then t.slot end,
-         t.missed
+  select t.tenant_id, t.tier, case when not f.overlapped then t.slot end, t.missed,
+         f.overlapped and t.slot is not null
   from turns as t
-  left join app_private.turns_open(v_ids) as o on o.tenant_id = t.tenant_id;
+  left join app_private.turns_open(v_ids) as o on o.tenant_id = t.tenant_id
+  cross join lateral (select coalesce(o.turns > t.at_most, false)) as f (overlapped);
 end
 $$;
 
 comment on function app_private.own_turns_take is
   'Locks up to max_rows tenants whose own turn is due, decides by the policies of their cohorts which one each takes, and '
-  'moves their schedules on. Answers them all, with a slot where a run is to be made: none where too many overlap.';
+  'moves their schedules on. Answers them all, with a slot where a run is to be made: none where the policy leaves the turn '
+  'out, and none where it is overlapped by too many that have not ended.';
 
 grant execute on function app_private.own_turns_take to holdfast_system;

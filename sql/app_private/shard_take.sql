@@ -1,5 +1,7 @@
 create or replace function app_private.shard_take(at timestamptz, max_rows integer, since timestamptz)
-returns table (due_at timestamptz, cohort text, slot bigint, missed bigint, tenant_ids uuid[], again boolean)
+returns table (
+  due_at timestamptz, cohort text, slot bigint, missed bigint, tenant_ids uuid[], overlapped integer,
+  again boolean)
 language plpgsql
 set search_path = ''
 as $$
@@ -8,7 +10,6 @@ declare
   v_cohort app.tiers;
   v_slot   record;
   v_turn   record;
-  v_open   boolean;
   v_last   uuid;
   v_more   boolean;
 begin
@@ -27,10 +28,9 @@ begin
   due_at := v_shard.next_run_at;
   cohort := v_shard.tier;
   tenant_ids := array[]::uuid[];
-  v_open := v_shard.open_slot is not null;
 
   select n.* into v_slot from app_private.slot_of(at, v_cohort.every, v_shard.shard) as n;
-  if v_open then
+  if v_shard.open_slot is not null then
     -- It began in an earlier tick, and is brought to its end whatever is due by now.
     select d.slot, d.between as missed, d.between as counted, d.slot as taken,
            case when v_slot.slot > d.slot then at else v_slot.next_run_at end as then_at
@@ -51,7 +51,9 @@ begin
   end if;
   v_last := tenant_ids[max_rows];
   v_more := tenant_ids[max_rows + 1] is not null;
+  overlapped := pg_catalog.cardinality(tenant_ids[1:max_rows]);
   tenant_ids := app_private.turns_fit(tenant_ids[1:max_rows], app_private.turn_overlaps(v_cohort));
+  overlapped := overlapped - pg_catalog.cardinality(tenant_ids);
   update app.schedules as s
   set open_slot = case when v_more then shard_take.slot end,
       resume_after = case when v_more then v_last end,
@@ -65,10 +67,10 @@ end
 $$;
 
 comment on function app_private.shard_take is
-  'Locks the shard that is due for the longest, not before since, decides by the policies of its cohort which turn it takes, and moves it '
-  'on. Answers the turn and at most max_rows of its tenants; where there are more, the turn stays open, and the next '
-  'call goes on after the last one. due_at is what the next call may have as since: a turn that is still due stays at or '
-  'goes behind it. again: the shard has another turn to take. No row: nothing is due that no other tick '
-  'holds.';
+  'Locks the shard that is due for the longest, not before since, decides by the policies of its cohort which turn it takes, '
+  'and moves it on. Answers the turn and at most max_rows of its tenants, less those whose turns before have not ended: '
+  'overlapped is how many. Where there are more, the turn stays open, and the next call goes on after the last one. due_at is '
+  'what the next call may have as since: a turn that is still due stays at or goes behind it. again: the shard has another '
+  'turn to take. No row: nothing is due that no other tick holds.';
 
 grant execute on function app_private.shard_take to holdfast_system;

@@ -1,6 +1,6 @@
 create or replace function app_private.turns_make(
   tenant_ids uuid[], cohorts text[], slots bigint[], missed bigint[])
-returns jsonb
+returns app_private.cohort_turns[]
 language plpgsql
 set search_path = ''
 set plan_cache_mode = force_custom_plan  -- one run or fifty thousand: a plan for ten would not end
@@ -11,7 +11,7 @@ declare
     select k from app.job_kinds as k where k.slot_order is not null order by k.slot_order);
   v_second text;             -- the first one of tenants without a source of costs
   v_busy   uuid[];           -- who has runs that have not ended, and maybe no place left
-  v_made   jsonb := pg_catalog.jsonb_build_object();
+  v_made   app_private.cohort_turns[] := array[]::app_private.cohort_turns[];
   v_batch  record;
 begin
   if coalesce(tenant_ids, '{}') = '{}' or v_kinds = '{}' then return v_made; end if;
@@ -52,17 +52,17 @@ begin
       order by t.tenant_id
       returning r.*
     )
-    select c.tier, count(*) as runs,
+    select row(c.tier, count(m.id), 0, 0, count(*) filter (where m.id is null and (
+             v_second is not null or w.tenant_id in (select s.tenant_id from app.cost_sources as s)))
+           )::app_private.cohort_turns as turns,
            array_agg(app_private.token_of(m, c.weight)) filter (where m.token_at is not null) as tokens
-    from made as m
-    join unnest(tenant_ids, cohorts) as w (tenant_id, cohort) on w.tenant_id = m.tenant_id
+    from unnest(tenant_ids, cohorts) as w (tenant_id, cohort)
+    left join made as m on m.tenant_id = w.tenant_id
     join app.tiers as c on c.tier = w.cohort
     group by c.tier
   loop
-    v_made := v_made || pg_catalog.jsonb_build_object(v_batch.tier, v_batch.runs);
-    if v_batch.tokens is not null then
-      perform app_private.tokens_add(v_batch.tokens);
-    end if;
+    v_made := v_made || v_batch.turns;
+    perform app_private.tokens_add(v_batch.tokens) where v_batch.tokens is not null;
   end loop;
   return v_made;
 end
@@ -70,8 +70,8 @@ $$;
 
 comment on function app_private.turns_make is
   'Makes the first run of a turn of each of these tenants, with its token, once for each tenant and slot; a tenant comes '
-  'once. Answers how many runs per cohort, as {"ACTIVE": 3}. The kind is the first that applies: cost_import is for '
-  'tenants with a row in app.cost_sources. That of a paused kind is made all the same and waits without a token, as at any other pause: its '
-  'turn goes on when the pause ends. missed is what its input says of turns that were given up for it.';
+  'once. Answers for each cohort the runs, and as duplicates the turns that tenants had already. The kind is the first that '
+  'applies: cost_import is for tenants with a row in app.cost_sources. That of a paused kind is made all the same and waits '
+  'without a token, as at any other pause: its turn goes on when the pause ends. missed is what its input says of turns that were given up for it.';
 
 grant execute on function app_private.turns_make to holdfast_system;

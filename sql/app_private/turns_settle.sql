@@ -10,14 +10,14 @@ begin
   v_news := array(select n from app_private.newcomers(tenant_ids, v_now) as n);
 
   -- Later than a period of its new cohort already: its turn is now.
-  select coalesce(sum(m.value::integer), 0) into v_made
+  select coalesce(sum(m.runs), 0) into v_made
   from (
     select app_private.turns_make(array_agg(n.tenant_id), array_agg(t.tier), array_agg(n.slot),
              array_agg(0::bigint)) as made
     from unnest(v_news) as n
     join app.tenants as t on t.tenant_id = n.tenant_id
     where n.at_once) as a
-  cross join lateral pg_catalog.jsonb_each_text(a.made) as m;
+  cross join lateral unnest(a.made) as m;
 
   -- The next turn of the shard would come too soon after its last one: it counts as taken by that.
   insert into app.job_slots (tenant_id, kind, slot, run_id)

@@ -42,6 +42,7 @@ const GAUGES: Record<string, { help: string; labelNames?: string[] }> = {
     help: "What is left of the lease that ends next; a worker that beats keeps it above 10.",
     labelNames: ["job_type"],
   },
+  holdfast_job_replays: { help: "How often the runs that are kept were replayed.", labelNames: ["job_type"] },
   holdfast_queue_tokens: { help: "Tokens in the queue; 100000 is that many or more." },
   scheduler_lag_seconds: {
     help: "How long the turn has been due that waits longest, 0 when none does.",

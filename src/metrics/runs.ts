@@ -1,5 +1,6 @@
 // What a worker's runs and ticks measure.
 import { Counter, Gauge, Histogram, type Registry } from "prom-client";
+import type { CohortTick } from "../jobs.ts";
 import type { Observe, RunOutcome } from "../runs.ts";
 
 const JOB_BUCKETS = [0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900];
@@ -9,10 +10,30 @@ const TICK_BUCKETS = [0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60];
 
 const OUTCOMES: RunOutcome[] = ["completed", "stopped", "failed", "dead_letter", "fenced", "cancelled"];
 const LAYERS = ["abort", "grace", "thread", "statement"] as const;
+const COHORTS = ["HIGH_VALUE", "ACTIVE", "DORMANT"];
+
+/** The changes of state that there are, by from and to: those of app.job_run_transitions, and that of a run that is new. */
+export const TRANSITIONS = [
+  ["", "PENDING"],
+  ["PENDING", "RUNNING"],
+  ["PENDING", "DEAD_LETTER"],
+  ["RUNNING", "COMPLETED"],
+  ["RUNNING", "FAILED"],
+  ["RUNNING", "DEAD_LETTER"],
+  ["RUNNING", "PENDING"],
+  ["FAILED", "RUNNING"],
+  ["FAILED", "DEAD_LETTER"],
+  ["DEAD_LETTER", "PENDING"],
+] as const;
 
 /** Where the worker and the scheduler tell what they measure; the counters of `jobTypes` stand at 0 from here on. */
 export function runMetrics(registry: Registry, jobTypes: readonly string[]): Observe {
-  return { ...endMetrics(registry, jobTypes), ...startMetrics(registry, jobTypes), ...tickMetrics(registry) };
+  return {
+    ...endMetrics(registry, jobTypes),
+    ...startMetrics(registry, jobTypes),
+    ...tickMetrics(registry),
+    ...transitionMetrics(registry),
+  };
 }
 
 function endMetrics(
@@ -128,17 +149,43 @@ function tickMetrics(registry: Registry): Pick<Observe, "tick" | "schedulerDeadl
     labelNames: ["cohort"],
     registers: [registry],
   });
-  for (const cohort of ["HIGH_VALUE", "ACTIVE", "DORMANT"]) runs.inc({ cohort }, 0);
+  const skipped = new Counter({
+    name: "scheduler_turns_skipped_total",
+    help:
+      "Turns of tenants that this process's ticks made no run for. overlap: those before had not ended; duplicate: the " +
+      "tenant had the turn already.",
+    labelNames: ["cohort", "reason"],
+    registers: [registry],
+  });
+  const add = (cohort: string, made: Pick<CohortTick, "runs" | "overlapped" | "duplicates">) => {
+    runs.inc({ cohort }, made.runs);
+    skipped.inc({ cohort, reason: "overlap" }, made.overlapped);
+    skipped.inc({ cohort, reason: "duplicate" }, made.duplicates);
+  };
+  for (const cohort of COHORTS) add(cohort, { runs: 0, overlapped: 0, duplicates: 0 });
   const deadlocks = new Counter({
     name: "scheduler_deadlock_detected_total",
     help: "Ticks of the scheduler that the database ended as a deadlock; each is tried again.",
     registers: [registry],
   });
   return {
-    tick: (seconds, runsByCohort) => {
+    tick: (seconds, made) => {
       ticks.observe(seconds);
-      for (const [cohort, count] of Object.entries(runsByCohort)) runs.inc({ cohort }, count);
+      for (const each of made) add(each.cohort, each);
     },
     schedulerDeadlock: () => deadlocks.inc(),
   };
+}
+
+function transitionMetrics(registry: Registry): Pick<Observe, "transition"> {
+  const transitions = new Counter({
+    name: "holdfast_job_transitions_total",
+    help:
+      "Changes of the state of runs by from (empty: the run is new) and to: those that this process made and was told " +
+      "of; app.job_run_events has all of them.",
+    labelNames: ["from", "to"],
+    registers: [registry],
+  });
+  for (const [from, to] of TRANSITIONS) transitions.inc({ from, to }, 0);
+  return { transition: (from, to, count = 1) => transitions.inc({ from, to }, count) };
 }

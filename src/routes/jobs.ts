@@ -3,6 +3,7 @@ import type { FastifyInstance } from "fastify";
 import { z } from "zod";
 import type { Db } from "../db.ts";
 import { JOB_STATES, jobCancel, jobDiscard, jobEnqueue, jobGet, jobList, jobReplay } from "../job_api.ts";
+import type { Observe } from "../runs.ts";
 import { callerOf, Headers, Id, parse, tenantOf } from "./request.ts";
 
 const Request = z.strictObject({
@@ -20,8 +21,16 @@ const Page = z.strictObject({
 const Why = z.strictObject({ reason: z.string().min(3).max(500) });
 const WhyForced = Why.extend({ force: z.boolean().default(false) });
 
-/** The routes under `/v1/jobs`; each gives up after `timeoutMs`. Who calls was asked before. */
-export function jobApi(app: FastifyInstance, db: Db, timeoutMs: number): void {
+/**
+ * The routes under `/v1/jobs`; each gives up after `timeoutMs`, and tells `observe` what it has changed. Who calls was
+ * asked before.
+ */
+export function jobApi(
+  app: FastifyInstance,
+  db: Db,
+  observe: Pick<Observe, "transition">,
+  timeoutMs: number,
+): void {
   app.get("/jobs", async (request) => {
     const { limit, ...page } = parse(Page, request.query, "query");
     const jobs = await jobList(db, tenantOf(request.caller), { ...page, maxRows: limit });
@@ -39,7 +48,10 @@ export function jobApi(app: FastifyInstance, db: Db, timeoutMs: number): void {
     };
     const signal = AbortSignal.timeout(timeoutMs);
     const { replayed, ...job } = await jobEnqueue(db, tenantOf(request.caller), asked, { signal });
-    if (!replayed) request.log.info({ run_id: job.id, kind }, "job_enqueued");
+    if (!replayed) {
+      observe.transition("", "PENDING");
+      request.log.info({ run_id: job.id, kind }, "job_enqueued");
+    }
     return reply.code(202).header("location", `/v1/jobs/${job.id}`).send(job);
   });
 
@@ -52,7 +64,9 @@ export function jobApi(app: FastifyInstance, db: Db, timeoutMs: number): void {
     const { id } = parse(Id, request.params, "path");
     const { tenantId, subject } = callerOf(request.caller);
     const act = { ...parse(WhyForced, request.body, "body"), actor: subject };
-    const cancelled = await jobCancel(db, tenantId, id, act, { signal: AbortSignal.timeout(timeoutMs) });
+    const signal = AbortSignal.timeout(timeoutMs);
+    const { from_state: from, ...cancelled } = await jobCancel(db, tenantId, id, act, { signal });
+    if (from !== null) observe.transition(from, cancelled.state);
     request.log.info({ run_id: id, state: cancelled.state }, "job_cancelled");
     return cancelled;
   });
@@ -62,6 +76,7 @@ export function jobApi(app: FastifyInstance, db: Db, timeoutMs: number): void {
     const { tenantId, subject } = callerOf(request.caller);
     const act = { ...parse(WhyForced, request.body, "body"), actor: subject };
     const replayed = await jobReplay(db, tenantId, id, act, { signal: AbortSignal.timeout(timeoutMs) });
+    observe.transition("DEAD_LETTER", replayed.state);
     request.log.info({ run_id: id }, "job_replayed");
     return replayed;
   });

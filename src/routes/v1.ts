@@ -7,6 +7,7 @@ import { budgetStatus } from "../budgets.ts";
 import type { Config } from "../config.ts";
 import type { Db } from "../db.ts";
 import { findingsList } from "../findings.ts";
+import type { Metrics } from "../metrics.ts";
 import { ANALYSIS_BOUND } from "../narrative/prompt.ts";
 import { jobApi } from "./jobs.ts";
 import { Headers, Id, parse, tenantOf } from "./request.ts";
@@ -31,10 +32,15 @@ const Page = z.strictObject({
  */
 export function tenantApi(
   app: FastifyInstance,
-  deps: { db: Db; config: Pick<Config<"api">, "jwtSecretKey">; llm: { provider: string; model: string } },
+  deps: {
+    db: Db;
+    config: Pick<Config<"api">, "jwtSecretKey">;
+    llm: { provider: string; model: string };
+    metrics: Pick<Metrics, "runs">;
+  },
   timeoutMs: number,
 ): void {
-  const { db, config, llm } = deps;
+  const { db, config, llm, metrics } = deps;
   app.addHook("onRequest", async (request, reply) => {
     const caller = await authenticate(config, request.headers.authorization);
     request.caller = caller;
@@ -54,6 +60,7 @@ export function tenantApi(
     const signal = AbortSignal.timeout(timeoutMs);
     const { replayed, ...analysis } = await analysisRequest(db, tenantId, asked, { signal });
     if (!replayed) {
+      metrics.runs.transition("", "PENDING");
       request.log.info({ analysis_id: analysis.id, run_id: analysis.run_id }, "analysis_requested");
     }
     return reply.code(202).header("location", `/v1/analyses/${analysis.id}`).send(analysis);
@@ -76,5 +83,5 @@ export function tenantApi(
 
   app.get("/budget", async (request) => ({ budgets: await budgetStatus(db, tenantOf(request.caller)) }));
 
-  jobApi(app, db, timeoutMs);
+  jobApi(app, db, metrics.runs, timeoutMs);
 }

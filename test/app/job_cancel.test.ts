@@ -46,6 +46,7 @@ describe("it works", () => {
     expect(await cancel(tenantId, runId)).toMatchObject({
       state: "DEAD_LETTER",
       finished_at: expect.any(Date),
+      from_state: "PENDING",
     });
     const row = await runs.row(runId);
     expect(row).toMatchObject({
@@ -71,7 +72,7 @@ describe("it works", () => {
   test("one that failed and waits for its next try", async () => {
     const runId = await runs.running(tenantId, "mail");
     await runs.fail(tenantId, runId, 1);
-    expect(await cancel(tenantId, runId)).toMatchObject({ state: "DEAD_LETTER" });
+    expect(await cancel(tenantId, runId)).toMatchObject({ state: "DEAD_LETTER", from_state: "FAILED" });
     expect(await runs.history(runId)).toEqual(["PENDING", "RUNNING", "FAILED", "DEAD_LETTER"]);
   });
 
@@ -83,6 +84,7 @@ describe("it works", () => {
       state: "RUNNING",
       finished_at: null,
       cancel_requested_at: expect.any(Date),
+      from_state: null,
     });
     expect(await events(runId)).toMatchObject([{ type: "run.cancel_requested" }]);
     expect(await beat(runId, 1)).toEqual(["cancelled"]);
@@ -94,7 +96,10 @@ describe("it works", () => {
 
   test("with force it ends at once, and what the attempt does is fenced", async () => {
     const runId = await runs.running(tenantId, "mail");
-    expect(await cancel(tenantId, runId, true)).toMatchObject({ state: "DEAD_LETTER" });
+    expect(await cancel(tenantId, runId, true)).toMatchObject({
+      state: "DEAD_LETTER",
+      from_state: "RUNNING",
+    });
     await refusal(runs.complete(tenantId, runId, 1, {}), "job_run_fenced");
     expect(await beat(runId, 1)).toEqual(["fenced"]);
     expect(await runs.history(runId)).toEqual(["PENDING", "RUNNING", "DEAD_LETTER"]);
@@ -120,7 +125,7 @@ describe("it works twice", () => {
   test("one that was cancelled stays as it is", async () => {
     const runId = await runs.add(tenantId, "mail");
     const first = await cancel(tenantId, runId);
-    expect(await cancel(tenantId, runId, true, "ann", "me too")).toEqual(first);
+    expect(await cancel(tenantId, runId, true, "ann", "me too")).toEqual({ ...first, from_state: null });
     expect(await runs.row(runId)).toMatchObject({ actor: "joe" });
     expect(await events(runId)).toHaveLength(1);
   });
@@ -144,7 +149,8 @@ describe("it works twice", () => {
       { text: "select from app.job_runs where id = $1", values: [runId] },
       Array.from({ length: 10 }, () => () => cancel(tenantId, runId)),
     );
-    expect(outcomes.every((each) => each.status === "fulfilled")).toBe(true);
+    const changed = outcomes.map((each) => each.status === "fulfilled" && each.value["from_state"]);
+    expect(changed.sort()).toEqual(["PENDING", ...Array(9).fill(null)].sort());
     expect(await events(runId)).toHaveLength(1);
     expect(await runs.history(runId)).toEqual(["PENDING", "DEAD_LETTER"]);
   });

@@ -41,6 +41,7 @@ describe("it works", () => {
       timeout_ms: 42_000,
       input: { a: 1 },
       max_attempts: 6,
+      from_state: "PENDING",
     });
     expect(claimed.find((row) => row["run_id"] === runs[1]!.runId)).toMatchObject({
       tenant_id: other,
@@ -72,7 +73,7 @@ describe("it works", () => {
     await queue.fail(run, "llm_timeout");
     expect(await queue.claim([run])).toEqual([]);
     await queue.sql("update app.job_runs set available_at = clock_timestamp() where id = $1", [run.runId]);
-    expect(await queue.claim([run])).toMatchObject([{ attempt: 2 }]);
+    expect(await queue.claim([run])).toMatchObject([{ attempt: 2, from_state: "FAILED" }]);
   });
 
   test("a run that is not due yet is left", async () => {

@@ -1,5 +1,6 @@
 // sql/app/job_metrics.sql: what a scrape shows of the database, by kind, cohort and state, and never of a tenant.
 import { beforeAll, describe, expect, test } from "vitest";
+import { oneAs, refusal } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
 import { queueOf } from "../support/queue_scene.ts";
 
@@ -85,6 +86,41 @@ test("fairness is 1 when tenants end as many runs, and nears 1/n when one ends m
   expect(await value("holdfast_job_fairness_index")).toBe(1);
   for (let n = 0; n < 8; n += 1) await end(tenants[0]!.tenantId);
   expect(await value("holdfast_job_fairness_index")).toBeCloseTo(100 / (2 * 82), 6);
+});
+
+test("replays are counted by kind, those of the runs that are kept", async () => {
+  const replays = (job_type: string) => value("holdfast_job_replays", { job_type });
+  const { tenantId } = await database.addTenant();
+  const dead = async () => {
+    const run = await queue.add(tenantId, "solo");
+    const claimed = await queue.claim(tenantId, run);
+    await queue.fail(tenantId, run, claimed!["attempt"], "llm_timeout");
+    return run;
+  };
+  const replay = (run: string) =>
+    oneAs(database.service, tenantId, "select * from app.job_replay($1, $2, $3, 'joe', 'it is mended')", [
+      run,
+    ]);
+  const run = await dead();
+  expect(await replays("solo")).toBe(0);
+  await replay(run);
+  expect(await replays("solo")).toBe(1);
+  await refusal(replay(run), "job_not_dead");
+  expect(await replays("solo")).toBe(1);
+  await queue.claim(tenantId, run);
+  await queue.fail(tenantId, run, 2, "llm_timeout");
+  await replay(run);
+  expect(await replays("solo")).toBe(2);
+  await queue.claim(tenantId, run);
+  await queue.fail(tenantId, run, 3, "llm_timeout");
+  const other = await dead();
+  await replay(other);
+  expect(await replays("solo")).toBe(3);
+  expect(await replays("again")).toBe(0);
+  const [{ kinds }] = (await sql("select count(*)::int as kinds from app.job_kinds")) as [{ kinds: number }];
+  expect((await values()).filter((each) => each.name === "holdfast_job_replays")).toHaveLength(kinds);
+  await sql("delete from app.job_runs where id = $1", [run]);
+  expect(await replays("solo")).toBe(1);
 });
 
 test("the scheduler is as late as its oldest turn that is due, and not while it is paused", async () => {

@@ -5,7 +5,7 @@ import { createPool } from "../../src/db.ts";
 import { besides, lockWaits, type Row, raised } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
 import { runsOf } from "../support/runs.ts";
-import { COHORTS, turnsOf } from "../support/turns.ts";
+import { COHORTS, type Ticked, turnsOf } from "../support/turns.ts";
 
 const database = testDatabase();
 const runs = runsOf(database);
@@ -26,6 +26,11 @@ const shard = async (tenantId: string): Promise<Row> => {
     ahead: found["ahead"],
   };
 };
+/** What a tick answers for a cohort in which no turn was passed over, but for what is named. */
+const ticked = (some: Partial<Ticked>): Ticked => ({
+  ...{ cohort: "ACTIVE", runs: 0, shards: 0, overlapped: 0, duplicates: 0 },
+  ...some,
+});
 const setCohort = (set: string) => rows(`update app.tiers set ${set} where tier = 'ACTIVE'`);
 
 beforeEach(() => turns.reset());
@@ -35,7 +40,7 @@ describe("it works", () => {
   test("a tenant whose shard is due gets the first run of its turn, with its token", async () => {
     const [tenantId] = (await addTenants(1)) as [string];
     expect(await makeDue([tenantId])).toBe(1);
-    expect(await tick()).toEqual([{ cohort: "ACTIVE", runs: 1, shards: 1 }]);
+    expect(await tick()).toEqual([ticked({ runs: 1, shards: 1 })]);
 
     const [run, ...others] = await runsFor([tenantId]);
     expect(others).toEqual([]);
@@ -89,15 +94,15 @@ describe("it works", () => {
     await rows(
       "update app.schedules set next_run_at = next_run_at - interval '1 day' where tier = 'ACTIVE' and shard = 77",
     );
-    expect(await tick(10)).toEqual([{ cohort: "ACTIVE", runs: 10, shards: 1 }]);
+    expect(await tick(10)).toEqual([ticked({ runs: 10, shards: 1 })]);
     expect((await runsFor(tenants)).map((run) => run["tenant_id"])).toEqual(tenants.slice(0, 10));
     const open = await turns.shardOf(tenants[0]!);
     expect(open).toMatchObject({ open_slot: open["newest"], resume_after: tenants[9], last_slot: null });
 
-    expect(await tick(10)).toEqual([{ cohort: "ACTIVE", runs: 10, shards: 1 }]);
+    expect(await tick(10)).toEqual([ticked({ runs: 10, shards: 1 })]);
     expect(await tick(10)).toEqual([
-      { cohort: "HIGH_VALUE", runs: 1, shards: 1 },
-      { cohort: "ACTIVE", runs: 5, shards: 1 },
+      ticked({ cohort: "HIGH_VALUE", runs: 1, shards: 1 }),
+      ticked({ runs: 5, shards: 1 }),
     ]);
     expect(new Set((await runsFor(tenants)).map((run) => run["slot"])).size).toBe(1);
     expect(await turns.shardOf(tenants[0]!)).toMatchObject({
@@ -112,7 +117,7 @@ describe("it works", () => {
   test("exactly as many as fit close the turn", async () => {
     const tenants = await turns.addToOneShard(10);
     await makeDue(tenants);
-    expect(await tick(10)).toEqual([{ cohort: "ACTIVE", runs: 10, shards: 1 }]);
+    expect(await tick(10)).toEqual([ticked({ runs: 10, shards: 1 })]);
     expect(await turns.shardOf(tenants[0]!)).toMatchObject({ open_slot: null, next_is_first: true });
   });
 
@@ -136,12 +141,12 @@ describe("it works", () => {
     await rows("update app.tenants set jobs_paused_at = now() where tenant_id = $1", [paused]);
     await rows("update app.tiers set paused_at = now() where tier = 'DORMANT'");
     await makeDue([active, asleep]);
-    expect(await tick()).toEqual([{ cohort: "ACTIVE", runs: 1, shards: 1 }]);
+    expect(await tick()).toEqual([ticked({ runs: 1, shards: 1 })]);
     expect((await runsFor([suspended, paused, active, asleep])).map((run) => run["tenant_id"])).toEqual([
       active,
     ]);
     await rows("update app.tiers set paused_at = null");
-    expect(await tick()).toEqual([{ cohort: "DORMANT", runs: 1, shards: 1 }]);
+    expect(await tick()).toEqual([ticked({ cohort: "DORMANT", runs: 1, shards: 1 })]);
   });
 
   test("the run of a paused kind is made, and waits without a token until the pause ends", async () => {
@@ -202,9 +207,21 @@ describe("turns that overlap", () => {
     const [tenantId] = (await addTenants(1)) as [string];
     const runId = await earlier(tenantId, state, kind, more);
     await makeDue([tenantId], 0);
-    expect(await tick()).toEqual([{ cohort: "ACTIVE", runs: 0, shards: 1 }]);
+    expect(await tick()).toEqual([ticked({ shards: 1, overlapped: 1 })]);
     expect((await runsFor([tenantId])).map((run) => run["id"])).toEqual([runId]);
     expect(await shard(tenantId)).toEqual({ taken: true, missed: 0, ahead: true });
+  });
+
+  test("those that have none are counted, in the part of the turn that they are in, each time", async () => {
+    const tenants = await turns.addToOneShard(6);
+    for (const tenantId of [0, 1, 4].map((n) => tenants[n]!)) await earlier(tenantId, ...live[0]);
+    await makeDue(tenants, 0);
+    expect(await tick(2)).toEqual([ticked({ runs: 2, shards: 2, overlapped: 2 })]);
+    expect(await tick(2)).toEqual([ticked({ runs: 1, shards: 1, overlapped: 1 })]);
+    expect(await tick(2)).toEqual([]);
+    // Of the next turn those of this one keep the others, too.
+    await turns.pass(31 * 86_400);
+    expect(await tick()).toEqual([ticked({ shards: 1, overlapped: 6 })]);
   });
 
   test("skip: a run that somebody asked for is no turn", async () => {
@@ -221,13 +238,13 @@ describe("turns that overlap", () => {
     const [tenantId] = (await addTenants(1)) as [string];
     const runId = await earlier(tenantId, ...live[1], 2);
     await makeDue([tenantId], 0);
-    expect(await tick()).toMatchObject([{ runs: 1 }]);
+    expect(await tick()).toEqual([ticked({ runs: 1, shards: 1 })]);
     await rows("update app.job_runs set slot = slot - 31 * 86400 where tenant_id = $1 and id <> $2", [
       tenantId,
       runId,
     ]);
     await makeDue([tenantId], 0);
-    expect(await tick()).toMatchObject([{ runs: 0 }]);
+    expect(await tick()).toEqual([ticked({ shards: 1, overlapped: 1 })]);
     await turns.audit();
   });
 
@@ -236,7 +253,8 @@ describe("turns that overlap", () => {
     const tenants = (await addTenants(3)) as [string, string, string];
     const before = await Promise.all(live.map((each, n) => earlier(tenants[n]!, each[0], each[1], each[2])));
     await makeDue(tenants, 0);
-    expect((await tick()).map((each) => each.runs)).toEqual([3]);
+    const [told] = await tick();
+    expect(told).toMatchObject({ runs: 3, overlapped: 0, duplicates: 0 });
 
     const [pending, running, failed] = await Promise.all(before.map(runs.row));
     const ended = { state: "DEAD_LETTER", error_code: "job_cancelled" };
@@ -298,7 +316,7 @@ describe("turns that were missed", () => {
     await setCohort("missed = 'all', overlap = 'queue', missed_max = 3");
     const [tenantId] = (await addTenants(1)) as [string];
     await makeDue([tenantId], 5);
-    expect(await tick()).toEqual([{ cohort: "ACTIVE", runs: 4, shards: 4 }]);
+    expect(await tick()).toEqual([ticked({ runs: 4, shards: 4 })]);
     const made = await runsFor([tenantId]);
     const { newest, seconds } = await turns.shardOf(tenantId);
     expect(made.map((run) => (Number(newest) - Number(run["slot"])) / Number(seconds))).toEqual([3, 2, 1, 0]);
@@ -324,7 +342,7 @@ describe("turns that were missed", () => {
     await setCohort("missed = 'skip', skip_after = '1 second'");
     const [tenantId] = (await addTenants(1)) as [string];
     await makeDue([tenantId], 2);
-    expect(await tick()).toEqual([{ cohort: "ACTIVE", runs: 0, shards: 1 }]);
+    expect(await tick()).toEqual([ticked({ shards: 1 })]);
     expect(await shard(tenantId)).toEqual({ taken: true, missed: 3, ahead: true });
 
     await setCohort("skip_after = '31 days'");
@@ -376,12 +394,45 @@ describe("a clock that jumps", () => {
     await tick();
     await rows("delete from app.job_runs where tenant_id = $1", [tenantId]);
     await makeDue([tenantId]);
-    expect(await tick()).toEqual([{ cohort: "ACTIVE", runs: 0, shards: 1 }]);
+    expect(await tick()).toEqual([ticked({ shards: 1, duplicates: 1 })]);
     await rows(
       "update app.schedules set last_slot = last_slot + 6 * 31 * 86400, next_run_at = now() where last_slot > 0",
     );
-    expect(await tick()).toEqual([{ cohort: "ACTIVE", runs: 0, shards: 1 }]);
+    expect(await tick()).toEqual([ticked({ shards: 1 })]);
     expect(await shard(tenantId)).toEqual({ taken: true, missed: 0, ahead: true });
+  });
+
+  test("turns that their tenants had already are counted, each time, beside those that are new", async () => {
+    const [sourced, other] = (await turns.addToOneShard(2)) as [string, string];
+    await turns.addSource(sourced);
+    await makeDue([sourced]);
+    expect(await tick()).toEqual([ticked({ runs: 2, shards: 1 })]);
+    await rows("delete from app.job_runs");
+    await rows("delete from app.job_slots where tenant_id = $1", [other]);
+    await makeDue([sourced]);
+    expect(await tick()).toEqual([ticked({ runs: 1, shards: 1, duplicates: 1 })]);
+    await rows("delete from app.job_runs");
+    // A source that has come since does not make it another turn.
+    await turns.addSource(other);
+    await makeDue([sourced]);
+    expect(await tick()).toEqual([ticked({ shards: 1, duplicates: 2 })]);
+  });
+
+  test("where nothing is to be made for a tenant, nothing was there already", async () => {
+    const [sourced] = (await turns.addToOneShard(2)) as [string, string];
+    await turns.addSource(sourced);
+    const orders = await rows("select kind, slot_order from app.job_kinds where slot_order is not null");
+    await rows("update app.job_kinds set slot_order = null where kind <> 'cost_import'");
+    try {
+      await makeDue([sourced]);
+      expect(await tick()).toEqual([ticked({ runs: 1, shards: 1 })]);
+      await rows("delete from app.job_runs");
+      await makeDue([sourced]);
+      expect(await tick()).toEqual([ticked({ shards: 1, duplicates: 1 })]);
+    } finally {
+      for (const { kind, slot_order } of orders)
+        await rows("update app.job_kinds set slot_order = $2 where kind = $1", [kind, slot_order]);
+    }
   });
 });
 
@@ -401,11 +452,11 @@ describe("turns of a tenant's own", () => {
     const [mine, other] = (await turns.addToOneShard(2)) as [string, string];
     await own(mine, { every: "2 hours" }, "tomorrow");
     await makeDue([mine]);
-    expect(await tick()).toEqual([{ cohort: "ACTIVE", runs: 1, shards: 1 }]);
+    expect(await tick()).toEqual([ticked({ runs: 1, shards: 1 })]);
     expect((await runsFor([mine, other])).map((run) => run["tenant_id"])).toEqual([other]);
 
     await rows("update app.tenant_schedules set next_run_at = now()");
-    expect(await tick()).toEqual([{ cohort: "ACTIVE", runs: 1, shards: 0 }]);
+    expect(await tick()).toEqual([ticked({ runs: 1, shards: 0 })]);
     const [schedule] = await rows(
       `select s.last_slot = n.slot as taken, s.next_run_at = n.next_run_at as next, n.slot
        from app.tenant_schedules as s join app.tenants as t using (tenant_id)
@@ -425,7 +476,7 @@ describe("turns of a tenant's own", () => {
     );
     const dayBefore = expected!["begun"].getTime() / 1000 - 3 * 86_400;
     await own(tenantId, { daily_at: "09:00" }, "yesterday", dayBefore);
-    expect(await tick()).toEqual([{ cohort: "ACTIVE", runs: 1, shards: 0 }]);
+    expect(await tick()).toEqual([ticked({ runs: 1, shards: 0 })]);
     const begun = String(expected!["begun"].getTime() / 1000);
     expect(await runsFor([tenantId])).toMatchObject([{ slot: begun, input: { missed_slots: 2 } }]);
     expect(await rows("select next_run_at, last_slot, missed_slots::int from app.tenant_schedules")).toEqual([
@@ -435,7 +486,7 @@ describe("turns of a tenant's own", () => {
     await setCohort("missed = 'all', overlap = 'queue', missed_max = 2");
     await rows("truncate app.job_runs, app.job_slots");
     await rows("update app.tenant_schedules set last_slot = $1, next_run_at = now()", [dayBefore]);
-    expect(await tick()).toEqual([{ cohort: "ACTIVE", runs: 3, shards: 0 }]);
+    expect(await tick()).toEqual([ticked({ runs: 3, shards: 0 })]);
     expect((await runsFor([tenantId])).map((run) => Number(begun) - run["slot"])).toEqual([
       172_800, 86_400, 0,
     ]);
@@ -469,8 +520,19 @@ describe("turns of a tenant's own", () => {
     await own(tenantId, { every: "1 day" }, "yesterday");
     expect(await tick()).toMatchObject([{ runs: 1 }]);
     await turns.pass(86_400);
+    expect(await tick()).toEqual([ticked({ overlapped: 1 })]);
     expect(await tick()).toEqual([]);
     expect(await runsFor([tenantId])).toHaveLength(1);
+    await turns.pass(86_400);
+    expect(await tick()).toEqual([ticked({ overlapped: 1 })]);
+    // It may have ended meanwhile, and the turn is due once more: that is no new one.
+    await turns.end((await runsFor([tenantId])).map((run) => run["id"]));
+    await rows("delete from app.job_runs");
+    await turns.pass(86_400);
+    expect(await tick()).toEqual([ticked({ runs: 1 })]);
+    await rows("delete from app.job_runs");
+    await rows("update app.tenant_schedules set next_run_at = now(), last_slot = last_slot - 86400");
+    expect(await tick()).toEqual([ticked({ duplicates: 1 })]);
   });
 });
 
@@ -489,6 +551,7 @@ describe("any number at once", () => {
         const { rows: told } = await pool.query("select * from app.schedule_tick(15)");
         const more = told.reduce((sum, each) => sum + each.runs, 0);
         made += more;
+        for (const each of told) expect(each).toMatchObject({ overlapped: 0, duplicates: 0 });
         idle = more === 0 ? idle + 1 : 0;
         if (idle === 3) return made; // what another holds may come free again
         if (more === 0) await sleep(50);

@@ -13,6 +13,7 @@ const config = { jwtSecretKey: randomBytes(32) };
 const database = testDatabase();
 const runs = runsOf(database);
 const lines: string[] = [];
+const metrics = createMetrics({ version: "1" });
 let app: HttpApp["app"];
 
 beforeAll(async () => {
@@ -26,7 +27,7 @@ beforeAll(async () => {
     config,
     db: database.service,
     log: createLog({ level: "debug", readable: false, destination }),
-    metrics: createMetrics({ version: "1" }),
+    metrics,
     llm: { provider: "offline", model: "offline-analyst" },
     ready: async () => ({ ready: true, checks: { database: true, migrations: true, ticket_key: true } }),
   }));
@@ -56,6 +57,20 @@ async function made(caller: Caller, payload: object = { kind: "mail" }): Promise
   const answer = await post(caller, "/v1/jobs", payload);
   expect(answer.statusCode).toBe(202);
   return answer.json().id;
+}
+
+/** What `act` has added to the changes of state that the endpoint counts: how many, by "PENDING DEAD_LETTER". */
+async function changesIn(act: () => Promise<unknown>): Promise<Record<string, number>> {
+  const counted = async () => {
+    const { values } = await metrics.registry.getSingleMetric("holdfast_job_transitions_total")!.get();
+    return values.map(({ labels, value }) => ({ change: `${labels["from"]} ${labels["to"]}`, value }));
+  };
+  const before = new Map((await counted()).map(({ change, value }) => [change, value]));
+  await act();
+  const added = (await counted()).map(
+    ({ change, value }) => [change, value - (before.get(change) ?? 0)] as const,
+  );
+  return Object.fromEntries(added.filter(([, count]) => count !== 0));
 }
 
 async function dead(caller: Caller): Promise<string> {
@@ -163,6 +178,45 @@ test.each([
   expect((await get(caller, "/v1/jobs")).json().jobs).toEqual([]);
 });
 
+test("each change of state that the endpoint makes is counted, and none that it does not make", async () => {
+  const caller = await tenant();
+  const enqueue = (more = {}, payload: object = { kind: "mail" }) => post(caller, "/v1/jobs", payload, more);
+  const key = { "idempotency-key": "counted" };
+  expect(await changesIn(() => enqueue(key))).toEqual({ " PENDING": 1 });
+  expect(await changesIn(() => enqueue(key))).toEqual({});
+  expect(await changesIn(() => enqueue({}, { kind: "inner" }))).toEqual({});
+  const [first, second] = [await made(caller), await made(caller)];
+  expect(await changesIn(enqueue)).toEqual({}); // too many wait
+
+  const act =
+    (id: string, what: string, more = {}) =>
+    () =>
+      post(caller, `/v1/jobs/${id}/${what}`, { reason: "for a test", ...more });
+  expect(await changesIn(act(first, "cancel"))).toEqual({ "PENDING DEAD_LETTER": 1 });
+  expect(await changesIn(act(first, "cancel"))).toEqual({});
+  expect(await changesIn(act(second, "cancel", { reason: "" }))).toEqual({});
+  expect(await changesIn(act(second, "cancel"))).toEqual({ "PENDING DEAD_LETTER": 1 });
+  expect(await changesIn(act(randomUUID(), "cancel"))).toEqual({});
+
+  const running = await runs.running(caller.id, "mail");
+  expect(await changesIn(act(running, "cancel"))).toEqual({}); // its worker is asked to
+  expect(await changesIn(act(running, "cancel", { force: true }))).toEqual({ "RUNNING DEAD_LETTER": 1 });
+  const failed = await runs.running(caller.id, "mail");
+  await runs.fail(caller.id, failed, 1);
+  expect(await changesIn(act(failed, "cancel"))).toEqual({ "FAILED DEAD_LETTER": 1 });
+  const done = await runs.running(caller.id, "mail");
+  await runs.complete(caller.id, done, 1, {});
+  expect(await changesIn(act(done, "cancel"))).toEqual({});
+
+  const letter = await dead(caller);
+  expect(await changesIn(act(letter, "discard"))).toEqual({}); // it stays what it is
+  expect(await changesIn(act(letter, "replay"))).toEqual({ "DEAD_LETTER PENDING": 1 });
+  expect(await changesIn(act(letter, "replay"))).toEqual({});
+  await runs.claim(caller.id, letter);
+  await runs.fail(caller.id, letter, 2, "sqlstate_23505");
+  expect(await changesIn(act(letter, "replay"))).toEqual({ "DEAD_LETTER PENDING": 1 });
+});
+
 test("one more than may wait is 429 with Retry-After", async () => {
   const caller = await tenant();
   for (let n = 0; n < 3; n += 1) await made(caller);
@@ -194,7 +248,10 @@ describe("what a tenant does with a job", () => {
     const waiting = await made(caller);
     const cancel = (id: string, body: object = { reason: "not needed" }) =>
       post(caller, `/v1/jobs/${id}/cancel`, body);
-    expect((await cancel(waiting)).json()).toMatchObject({ id: waiting, state: "DEAD_LETTER" });
+    expect((await cancel(waiting)).json()).toEqual({
+      ...{ id: waiting, state: "DEAD_LETTER" },
+      ...{ cancel_requested_at: expect.any(String), finished_at: expect.any(String) },
+    });
     expect((await get(caller, `/v1/jobs/${waiting}`)).json()).toMatchObject({
       error_code: "job_cancelled",
       actor: "joe",

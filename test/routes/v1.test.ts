@@ -97,7 +97,9 @@ test("an analysis is asked for, has an address, and can be read there", async ()
 });
 
 test("the same idempotency key is the same analysis, also when both come at once", async () => {
-  const { app, lines } = endpoint();
+  const { app, lines, scrape } = endpoint();
+  const counted = async () =>
+    /^holdfast_job_transitions_total\{from="",to="PENDING"\} (\d+)$/m.exec(await scrape())![1];
   const { id, headers } = await tenant();
   const ask = () =>
     app.inject({ method: "POST", url: "/v1/analyses", headers: { ...headers, "idempotency-key": "k-1" } });
@@ -105,6 +107,7 @@ test("the same idempotency key is the same analysis, also when both come at once
   answers.push(await ask());
   expect(new Set(answers.map((answer) => `${answer.statusCode} ${answer.json().id}`)).size).toBe(1);
   expect(await runsOf(id)).toHaveLength(1);
+  expect(await counted()).toBe("1");
   const requested = () =>
     lines.map((line) => JSON.parse(line)).filter((line) => line.msg === "analysis_requested");
   expect(requested()).toMatchObject([
@@ -120,6 +123,7 @@ test("the same idempotency key is the same analysis, also when both come at once
   expect(theirs.statusCode).toBe(202);
   expect(theirs.json().id).not.toBe(answers[0]!.json().id);
   expect(requested()).toHaveLength(2);
+  expect(await counted()).toBe("2");
 });
 
 test.each([

@@ -88,9 +88,18 @@ export function observing(some: Partial<Observe>): Observe {
   return {
     ...{ jobSeconds: nothing, jobTimeout: nothing, jobWait: nothing, claimSeconds: nothing },
     ...{ commitSeconds: nothing, reaped: nothing, handlersLeaked: nothing, schedulerDeadlock: nothing },
-    tick: nothing,
+    ...{ tick: nothing, transition: nothing },
     ...some,
   };
+}
+
+/** The changes of state that are told to `transition`: how many, by "RUNNING COMPLETED" and the like. */
+export function transitionsTold(): { told: Record<string, number> } & Pick<Observe, "transition"> {
+  const told: Record<string, number> = {};
+  const transition = (from: string, to: string, count = 1) => {
+    if (count > 0) told[`${from} ${to}`] = (told[`${from} ${to}`] ?? 0) + count;
+  };
+  return { told, transition };
 }
 
 export type RunRow = {

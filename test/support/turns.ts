@@ -8,7 +8,13 @@ export const COHORTS = ["HIGH_VALUE", "ACTIVE", "DORMANT"];
 const PLANS: Record<string, string> = { HIGH_VALUE: "pro", ACTIVE: "growth", DORMANT: "free" };
 
 /** What a tick answers for a cohort. */
-export type Ticked = { cohort: string; runs: number; shards: number };
+export type Ticked = {
+  cohort: string;
+  runs: number;
+  shards: number;
+  overlapped: number;
+  duplicates: number;
+};
 
 export type Turns = {
   rows(text: string, values?: unknown[]): Promise<Row[]>;
