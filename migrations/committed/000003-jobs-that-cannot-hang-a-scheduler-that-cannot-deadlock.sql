@@ -1,5 +1,5 @@
 --! Previous: sha1:424dcfdc2272dc40f525255e68a66cab73d930d8
---! Hash: sha1:1fac89a987527cda3260fc69a2acc381690ef9d8
+--! Hash: sha1:3bf34156393c03fd5872d18429fa0a65cd599f34
 --! Message: jobs that cannot hang, a scheduler that cannot deadlock
 
 -- Jobs that cannot hang, and a scheduler that cannot deadlock.
@@ -3476,6 +3476,7 @@ returns table (tenant_id uuid, turns bigint)
 language plpgsql
 stable
 set search_path = ''
+set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
 as $$
 begin
   return query

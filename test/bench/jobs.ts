@@ -1,32 +1,37 @@
 // How many runs that do nothing the worker ends in a second, beside the same SQL without it, and beside other queues;
 // how soon one starts, how fast they are made. Asserts nothing. `npm run bench:jobs -- --help`.
-import { parseArgs } from "node:util";
-import { withClient } from "../../src/migrate.ts";
+import { observed } from "./conditions.ts";
 import { type EnqueueRate, measureEnqueue } from "./jobs/enqueue.ts";
 import { type Latency, measureLatency } from "./jobs/latency.ts";
-import { type Weight, weigh } from "./jobs/memory.ts";
+import { type Memory, weigh } from "./jobs/memory.ts";
 import { asMarkdown, type Line, lineOf, type Report, ratiosOf } from "./jobs/print.ts";
-import { hasPgbench } from "./jobs/processes.ts";
+import { type Chunks, hasPgbench } from "./jobs/processes.ts";
 import { makeScene, type Scene } from "./jobs/scene.ts";
 import { type Round, round, SIDES, type SideName } from "./jobs/sides.ts";
+import { helpOf, numbersOf, optionsOf, refuse } from "./options.ts";
 import { drawn } from "./schedule/scene.ts";
-import { type BenchServer, openServer } from "./server.ts";
+import { openServer } from "./server.ts";
 
 const HELP = `npm run bench:jobs -- [--concurrency 1,10,24] [--rounds 3] [--seconds 3] [--tenants 500] [--samples 400]
-                    [--sides ours,pgbenchChunked] [--jobs 1000000] [--quick] [--json]
+                    [--sides ours,pgbenchChunked] [--minutes 8] [--jobs 1000000] [--quick] [--json]
 
-Runs per second of a kind that does nothing, by the worker in a process of its own (claim, ticket, complete, two audit
-rows); by pgbench with as many clients and the same SQL, claims in chunks, or one for each run; by bare
-graphile-worker; by pg-boss. Each round runs all sides once, in an order of chance. Then how long a run waits for its
-start when nothing else is to be done, and how fast runs are made. --sides measures those alone:
-${Object.keys(SIDES).join(", ")}. --jobs does nothing but weigh one worker while it does so many runs. --quick is one
-short round.
+Runs per second of a kind that does nothing (claim, complete, two audit rows), by:
+${Object.entries(SIDES)
+  .map(([name, { does }]) => `  ${name.padEnd(15)} ${does}`)
+  .join("\n")}
+Each round runs the sides that are compared once, at every concurrency, in an order of chance; the first round runs the
+others, too. Then how long a run waits for its start when nothing else is to be done, and how fast runs are made.
 
-Without more, on an embedded server of its own in a temporary folder, in about ten minutes. BENCH_DATABASE_URL, or
-else TEST_DATABASE_URL, names another server, by the URL of a superuser: it works there in scratch databases and with
-a scratch role, which it drops, and sets the passwords of our logins. The lines of pgbench are there when it is
-installed, and PostgreSQL's CPU when it runs on this machine: all of its processes. Medians; tables in markdown on
-stdout, or JSON; progress on stderr.`;
+  --sides    measures those alone
+  --jobs     does nothing but weigh one worker while it does so many runs: its memory is to stay flat
+  --minutes  begins no further round that would make the whole longer than that, but for the first
+  --quick    one short round at a concurrency of 10, in less than half a minute: it shows that the bench works
+
+Without more, on an embedded server of its own in a temporary folder, in six to eight minutes; a million runs with --jobs
+take about as long. BENCH_DATABASE_URL, or else TEST_DATABASE_URL, names another server, by the URL of a superuser: it
+works there in scratch databases and with a scratch role, which it drops, and sets the passwords of our logins. The
+lines of pgbench are there when it is installed, and PostgreSQL's CPU when it runs on this machine: all of its
+processes. Medians; tables in markdown on stdout, or JSON; progress on stderr.`;
 
 /** Durable, as a server is that people rely on. */
 const SETTINGS = {
@@ -36,19 +41,25 @@ const SETTINGS = {
   max_connections: "200",
 };
 
-const { values: options } = parseArgs({
-  options: {
-    concurrency: { type: "string" },
-    rounds: { type: "string" },
-    seconds: { type: "string" },
-    tenants: { type: "string", default: "500" },
-    samples: { type: "string" },
-    sides: { type: "string" },
-    jobs: { type: "string" },
-    quick: { type: "boolean", default: false },
-    json: { type: "boolean", default: false },
-    help: { type: "boolean", default: false },
-  },
+/** What follows the rounds takes about so long: latency and enqueue rates. */
+const REST_MINUTES = 1.5;
+
+/** The sides of pgbench that are told how large their chunks are. */
+const IN_CHUNKS: readonly SideName[] = ["pgbenchChunked", "pgbenchTwo"];
+
+const SCRIPT = "bench:jobs";
+const options = optionsOf(SCRIPT, {
+  concurrency: { type: "string" },
+  rounds: { type: "string" },
+  seconds: { type: "string" },
+  tenants: { type: "string", default: "500" },
+  samples: { type: "string" },
+  sides: { type: "string" },
+  minutes: { type: "string", default: "8" },
+  jobs: { type: "string" },
+  quick: { type: "boolean", default: false },
+  json: { type: "boolean", default: false },
+  help: { type: "boolean", default: false },
 });
 
 type Plan = {
@@ -58,6 +69,7 @@ type Plan = {
   tenants: number;
   samples: number;
   sides: SideName[];
+  minutes: number;
   jobs: number | undefined;
   all: boolean;
 };
@@ -67,14 +79,18 @@ const start = performance.now();
 if (options.help) {
   console.log(HELP);
 } else {
+  const { quick } = options;
+  const seconds = options.seconds ?? (quick ? "0.4" : "3");
   const plan: Plan = {
-    concurrency: numbers("concurrency", options.concurrency ?? (options.quick ? "10" : "1,10,24")),
-    rounds: numbers("rounds", options.rounds ?? (options.quick ? "1" : "3"))[0]!,
-    seconds: numbers("seconds", options.seconds ?? (options.quick ? "0.3" : "3"))[0]!,
-    tenants: numbers("tenants", options.tenants)[0]!,
-    samples: numbers("samples", options.samples ?? (options.quick ? "30" : "400"))[0]!,
+    concurrency: numbersOf(SCRIPT, "concurrency", options.concurrency ?? (quick ? "10" : "1,10,24")),
+    rounds: numbersOf(SCRIPT, "rounds", options.rounds ?? (quick ? "1" : "3"))[0]!,
+    seconds: numbersOf(SCRIPT, "seconds", seconds, { least: 0.1, fraction: true })[0]!,
+    tenants: numbersOf(SCRIPT, "tenants", options.tenants)[0]!,
+    samples: numbersOf(SCRIPT, "samples", options.samples ?? (quick ? "30" : "400"))[0]!,
     sides: sidesOf(options.sides),
-    jobs: options.jobs === undefined ? undefined : numbers("jobs", options.jobs)[0]!,
+    minutes: numbersOf(SCRIPT, "minutes", options.minutes, { least: 0.1, fraction: true })[0]!,
+    jobs:
+      options.jobs === undefined ? undefined : numbersOf(SCRIPT, "jobs", options.jobs, { least: 1_000 })[0]!,
     all: options.sides === undefined,
   };
   const report = await bench(plan);
@@ -83,6 +99,7 @@ if (options.help) {
 
 async function bench(plan: Plan): Promise<Report> {
   say("starting");
+  const conditions = observed();
   const where = process.env["BENCH_DATABASE_URL"] || process.env["TEST_DATABASE_URL"] || "embedded";
   const server = await openServer(where, SETTINGS);
   let scene: Scene | undefined;
@@ -94,18 +111,11 @@ async function bench(plan: Plan): Promise<Report> {
   const interrupted = () => void stop().finally(() => process.exit(130));
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, interrupted);
   try {
-    const settings = await settingsOf(server);
-    say(`PostgreSQL ${server.version} (${settings}): making ${plan.tenants} tenants`);
+    say(`PostgreSQL ${server.version}: making ${plan.tenants} tenants`);
     scene = await makeScene(server, plan.tenants);
-    const { rounds, seconds, tenants } = plan;
-    return {
-      server_version: server.version,
-      settings,
-      tenants,
-      rounds,
-      seconds,
-      ...(await measureAll(scene, plan)),
-    };
+    const { tenants, seconds } = plan;
+    const figures = await measureAll(scene, plan);
+    return { conditions: await conditions(server), tenants, seconds, ...figures };
   } finally {
     for (const signal of ["SIGINT", "SIGTERM"] as const) process.off(signal, interrupted);
     await stop();
@@ -116,9 +126,8 @@ async function bench(plan: Plan): Promise<Report> {
 type Figures = Pick<Report, "lines" | "ratios" | "latency" | "enqueue" | "memory">;
 
 async function measureAll(scene: Scene, plan: Plan): Promise<Figures> {
-  const most = Math.max(...plan.concurrency);
   if (plan.jobs !== undefined) {
-    const memory: Weight[] = await weigh(scene, most, plan.jobs, say);
+    const memory: Memory = await weigh(scene, Math.max(...plan.concurrency), plan.jobs, say);
     return { lines: [], ratios: [], latency: null, enqueue: [], memory };
   }
   const lines = await measureSides(scene, plan);
@@ -130,50 +139,84 @@ async function measureAll(scene: Scene, plan: Plan): Promise<Figures> {
     say("enqueue");
     enqueue = await measureEnqueue(scene, options.quick ? 0.05 : 1, plan.rounds);
   }
-  return { lines, ratios: ratiosOf(lines), latency, enqueue, memory: [] };
+  return { lines, ratios: ratiosOf(lines), latency, enqueue, memory: null };
 }
 
 async function measureSides(scene: Scene, plan: Plan): Promise<Line[]> {
   const { seconds } = plan;
   const warmUpMs = options.quick ? 200 : 1_000;
-  const pgbench = await hasPgbench();
-  if (!pgbench) say("pgbench is not installed: its lines are left out");
-  const sides = plan.sides.filter((side) => pgbench || !side.startsWith("pgbench"));
+  const hasIt = await hasPgbench();
+  if (!hasIt) say("pgbench is not installed: its lines are left out");
+  const sides = plan.sides.filter((side) => hasIt || !side.startsWith("pgbench"));
+  const least = { claim: 1, end: 1 };
   const lines: Line[] = [];
   if (sides.includes("ours")) {
-    const setting = { scene, concurrency: plan.concurrency.at(-1)!, seconds, warmUpMs, empty: true };
-    const measured = await round("ours", setting);
-    say(told("ours", setting.concurrency, measured));
-    lines.push(lineOf("ours", setting.concurrency, true, [measured]));
+    const concurrency = plan.concurrency.at(-1)!;
+    const measured = await round("ours", {
+      scene,
+      concurrency,
+      seconds,
+      warmUpMs,
+      chunks: least,
+      empty: true,
+    });
+    say(told("ours on empty tables", concurrency, measured));
+    lines.push(lineOf("ours", concurrency, true, [measured], undefined));
   }
-  for (const concurrency of plan.concurrency) {
-    const measured = new Map<SideName, Round[]>(sides.map((side) => [side, []]));
-    for (let each = 0; each < plan.rounds; each += 1) {
-      for (const side of drawn(sides)) {
-        const one = await round(side, { scene, concurrency, seconds, warmUpMs });
+  const cells = plan.concurrency.map((concurrency) => ({
+    concurrency,
+    chunks: least,
+    measured: new Map<SideName, Round[]>(sides.map((side) => [side, []])),
+  }));
+  let longest = 0;
+  for (let each = 0; each < plan.rounds; each += 1) {
+    const began = minutes();
+    if (each > 0 && began + longest > plan.minutes - REST_MINUTES) {
+      say(`no time for round ${each + 1} of ${plan.rounds}`);
+      break;
+    }
+    for (const cell of cells) {
+      const { concurrency, measured } = cell;
+      // pgbench makes the chunks that the worker makes here and now.
+      if (each === 0 && sides.some((side) => IN_CHUNKS.includes(side))) {
+        const look = Math.min(1, seconds);
+        const { together } = await round("ours", {
+          scene,
+          concurrency,
+          seconds: look,
+          warmUpMs,
+          chunks: least,
+        });
+        cell.chunks = wholeChunks(together);
+      }
+      for (const side of drawn(sides.filter((name) => each === 0 || SIDES[name].compared))) {
+        const one = await round(side, { scene, concurrency, seconds, warmUpMs, chunks: cell.chunks });
         say(told(side, concurrency, one));
         measured.get(side)!.push(one);
       }
     }
-    lines.push(...sides.map((side) => lineOf(side, concurrency, false, measured.get(side)!)));
+    // The first does more than those after it.
+    const compared = sides.filter((name) => SIDES[name].compared).length;
+    longest = Math.max(longest, (minutes() - began) * (each === 0 ? compared / sides.length : 1));
   }
-  return lines;
+  const lineIn = ({ concurrency, chunks, measured }: (typeof cells)[number], side: SideName) =>
+    lineOf(side, concurrency, false, measured.get(side)!, IN_CHUNKS.includes(side) ? chunks : undefined);
+  return [...lines, ...cells.flatMap((cell) => sides.map((side) => lineIn(cell, side)))];
 }
 
-function told(side: SideName, concurrency: number, { perSecond, serverCpu, clientCpu }: Round): string {
+function wholeChunks(together: Chunks | undefined): Chunks {
+  const whole = (runs: number | undefined) => Math.max(1, Math.round(runs ?? 1));
+  return { claim: whole(together?.claim), end: whole(together?.end) };
+}
+
+function told(
+  side: string,
+  concurrency: number,
+  { perSecond, serverCpu, clientCpu, together }: Round,
+): string {
   const cpu = serverCpu === undefined ? "" : `, ${Math.round(serverCpu)} µs of PostgreSQL`;
-  return `${side} at ${concurrency}: ${Math.round(perSecond)} runs/s${cpu}, ${Math.round(clientCpu)} µs of its own`;
-}
-
-async function settingsOf(server: BenchServer): Promise<string> {
-  return withClient(server.administrator, async (client) => {
-    const names = ["fsync", "synchronous_commit", "shared_buffers"];
-    const { rows } = await client.query<{ name: string; value: string }>(
-      "select name, current_setting(name) as value from unnest($1::text[]) as name",
-      [names],
-    );
-    return rows.map(({ name, value }) => `${name} ${value}`).join(", ");
-  });
+  const chunks = together === undefined ? "" : `, ${together.claim.toFixed(1)} to a claim`;
+  return `${side} at ${concurrency}: ${Math.round(perSecond)} runs/s${cpu}, ${Math.round(clientCpu)} µs of its own${chunks}`;
 }
 
 function sidesOf(text: string | undefined): SideName[] {
@@ -181,16 +224,16 @@ function sidesOf(text: string | undefined): SideName[] {
   if (text === undefined) return names;
   const wanted = text.split(",");
   const unknown = wanted.filter((name) => !names.some((known) => known === name));
-  if (unknown.length > 0) throw new Error(`--sides: there is no ${unknown.join(", ")}`);
+  if (unknown.length > 0) {
+    refuse(`--sides: there is no ${unknown.join(", ")}`, `There are ${names.join(", ")}. ${helpOf(SCRIPT)}`);
+  }
   return names.filter((name) => wanted.includes(name));
+}
+
+function minutes(): number {
+  return (performance.now() - start) / 60_000;
 }
 
 function say(what: string): void {
   console.error(`${((performance.now() - start) / 1000).toFixed(0).padStart(4)} s  ${what}`);
-}
-
-function numbers(name: string, text: string): number[] {
-  const values = text.split(",").map(Number);
-  if (values.some((value) => !(value > 0))) throw new Error(`--${name} must be numbers above 0`);
-  return values;
 }

@@ -25,21 +25,29 @@ export async function startProcess(
     stdio: ["ignore", "inherit", "inherit", "ipc"],
   });
   const ready = Promise.withResolvers<void>();
-  const readings: ((reading: Reading) => void)[] = [];
+  const readings: PromiseWithResolvers<Reading>[] = [];
+  let gone: Error | undefined;
   child.on("message", (word: Word) => {
     if ("ready" in word) ready.resolve();
     else if ("started" in word) onStart(word.started, word.at);
-    else readings.shift()?.(word.reading);
+    else readings.shift()?.resolve(word.reading);
   });
-  child.once("exit", (code) => ready.reject(new Error(`${order.work} ended by itself, with ${code}`)));
+  child.once("exit", (code) => {
+    gone = new Error(`${order.work} ended by itself, with ${code}`);
+    for (const waiting of [ready, ...readings]) waiting.reject(gone);
+  });
   const late = setTimeout(() => ready.reject(new Error(`${order.work} does not begin`)), START_MS);
   await ready.promise.finally(() => clearTimeout(late));
   return {
-    read: () =>
-      new Promise((resolve) => {
-        readings.push(resolve);
-        child.send("read");
-      }),
+    read: () => {
+      const reading = Promise.withResolvers<Reading>();
+      if (gone !== undefined) reading.reject(gone);
+      else {
+        readings.push(reading);
+        child.send("read", (error) => error && reading.reject(gone ?? error));
+      }
+      return reading.promise;
+    },
     end: () => ended(child),
   };
 }
@@ -53,69 +61,144 @@ export async function hasPgbench(): Promise<boolean> {
   });
 }
 
+/** How many runs go together in each of the statements that the worker sends. */
+export type Chunks = { claim: number; end: number };
+
 /**
- * Clients of pgbench, each of which claims a chunk in one statement and completes its runs in one each. Where a chunk
- * is fetched, a token of the queue would be: the row of bench.chunks stands for it.
+ * Clients of pgbench that send what the worker sends, one statement after the other: tokens are taken from the queue, as
+ * graphile-worker does it, their runs claimed, completed, and the tokens removed.
  */
-export async function startPgbench(scene: Scene, clients: number, chunk: number): Promise<Process> {
+export async function startPgbench(scene: Scene, clients: number, chunks: Chunks): Promise<Process> {
   const folder = await mkdtemp(join(tmpdir(), "holdfast-pgbench-"));
   const file = join(folder, "chunk.sql");
-  await writeFile(file, chunkScript(chunk));
+  await writeFile(file, chunkScript(chunks));
   const { host, port } = scene.server;
   const args = ["--no-vacuum", "--protocol=prepared", `--client=${clients}`, "--jobs=1", "--time=3600"];
   const child = spawn(
     "pgbench",
     [
       ...args,
+      `--define=tasks={${await taskOfTokens(scene)}}`,
       `--file=${file}`,
       `--host=${host}`,
       `--port=${port}`,
       "--username=holdfast_worker",
       scene.ours.database,
     ],
-    { env: { ...process.env, PGPASSWORD: TEST_PASSWORD }, stdio: ["ignore", "ignore", "pipe"] },
+    {
+      env: { ...process.env, PGPASSWORD: TEST_PASSWORD, PGOPTIONS: "-c row_security=on" },
+      stdio: ["ignore", "ignore", "pipe"],
+    },
   );
   let said = "";
   child.stderr?.on("data", (data: Buffer) => {
     said += data.toString();
   });
+  let done = 0;
+  let lastAt = clock();
+  let cpuSeconds = Number.NaN;
   return {
-    read: async () => ({
-      // A chunk counts when it is taken: on the average, its runs are half done.
-      done: await chunksTaken(scene).then((taken) => taken * chunk),
-      lastAt: clock(),
-      cpuSeconds: cpuOfProcess(child.pid ?? 0) ?? Number.NaN,
-      rssBytes: Number.NaN,
-    }),
+    read: async () => {
+      // When the tokens run out, a client ends by itself: it has no array to claim.
+      const error = /ERROR:.*/.exec(said)?.[0];
+      if (error !== undefined && !error.includes("malformed array")) throw new Error(`pgbench: ${error}`);
+      const isOver = child.exitCode !== null;
+      const now = (await chunksEnded(scene)) * chunks.claim;
+      if (now > done) lastAt = clock();
+      done = now;
+      cpuSeconds = cpuOfProcess(child.pid ?? 0) ?? cpuSeconds;
+      return {
+        done,
+        lastAt,
+        calls: undefined,
+        cpuSeconds,
+        rssBytes: Number.NaN,
+        heapBytes: Number.NaN,
+        isOver,
+      };
+    },
     end: async () => {
-      // When chunks run out, it ends by itself with "expected one row, got 0".
-      if (/ERROR/.test(said)) console.error("pgbench:", said.slice(0, 1000));
       await ended(child);
       await rm(folder, { recursive: true });
     },
   };
 }
 
-function chunkScript(chunk: number): string {
-  const places = Array.from({ length: chunk }, (_, at) => at + 1);
-  const each = places.map(
-    (at) => `tenant_ids[${at}] as t${at}, run_ids[${at}] as r${at}, tickets[${at}] as k${at}`,
-  );
+/** graphile-worker 0.18.0, dist/sql/getJobs.js and completeJobs.js, with the same names. */
+function chunkScript({ claim, end }: Chunks): string {
+  const ends = Math.max(1, Math.round(claim / end));
+  const cuts = Array.from({ length: ends + 1 }, (_, at) => Math.round((claim * at) / ends));
   return [
-    `select tenant_ids as ts, run_ids as rs, ${each.join(", ")} from bench.chunks where n = (select nextval('bench.chunk')) \\gset`,
-    `select count(*) as claimed from app.job_claim('${BENCH_WORKER}', :ts, :rs) \\gset`,
-    ...places.map((at) => `select app.job_complete(:t${at}, :k${at}, :r${at}, 1, 'null');`),
+    `with j_raw as (
+       select jobs.job_queue_id, jobs.priority, jobs.run_at, jobs.id
+       from graphile_worker._private_jobs as jobs
+       where jobs.is_available = true
+       and run_at <= now()
+       and task_id = any(:tasks::int[])
+       and (
+         jobs.job_queue_id is null
+         or
+         jobs.job_queue_id in (
+           select id
+           from graphile_worker._private_job_queues as job_queues
+           where job_queues.is_available = true
+           for update
+           skip locked
+         )
+       )
+       order by priority asc, run_at asc
+       limit ${claim}
+       for update
+       skip locked
+     ), j as (
+       select distinct on (job_queue_id, case when job_queue_id is null then id end)
+         job_queue_id, priority, run_at, id
+       from j_raw
+       order by job_queue_id, case when job_queue_id is null then id end, priority asc, run_at asc
+     ), q as (
+       update graphile_worker._private_job_queues as job_queues
+       set locked_by = '${BENCH_WORKER}'::text, locked_at = now()
+       from j
+       where job_queues.id = j.job_queue_id
+     ), taken as (
+       update graphile_worker._private_jobs as jobs
+       set attempts = jobs.attempts + 1, locked_by = '${BENCH_WORKER}'::text, locked_at = now()
+       from j
+       where jobs.id = j.id
+       returning jobs.*
+     )
+     select array_agg(id) as tokens, array_agg(payload ->> 'tenant_id') as tenants,
+            array_agg(payload ->> 'run_id') as runs
+     from taken \\gset`,
+    `select array_agg(tenant_id) as tenants, array_agg(run_id) as runs, array_agg(attempt) as attempts
+     from app.job_claim(worker => '${BENCH_WORKER}', tenant_ids => :tenants::uuid[], run_ids => :runs::uuid[]) \\gset`,
+    ...cuts.slice(1).map((to, at) => {
+      const slice = `[${cuts[at]! + 1} : ${to}]`;
+      return `select count(run_id) as ended${at === ends - 1 ? ", nextval('bench.chunks_ended') as chunk" : ""}
+              from app.job_complete_many(tenant_ids => (:tenants::uuid[])${slice}, run_ids => (:runs::uuid[])${slice},
+                attempts => (:attempts::int[])${slice}, results => array_fill('null'::jsonb, array[${to - cuts[at]!}])) \\gset`;
+    }),
+    "delete from graphile_worker._private_jobs as jobs using unnest(:tokens::bigint[]) n(n) where id = n;",
     "",
   ].join("\n");
 }
 
-async function chunksTaken(scene: Scene): Promise<number> {
+/** graphile-worker looks it up once, too. */
+async function taskOfTokens(scene: Scene): Promise<number> {
   return withClient(scene.ours.superuser, async (client) => {
-    const { rows } = await client.query<{ taken: number }>(
-      `select case when s.is_called then least(s.last_value + 1, c.chunks) else 0 end::integer as taken
-       from bench.chunk as s, (select count(*) as chunks from bench.chunks) as c`,
+    const { rows } = await client.query<{ id: number }>(
+      "select id from graphile_worker._private_tasks where identifier = 'run'",
     );
-    return rows[0]!.taken;
+    return rows[0]!.id;
+  });
+}
+
+async function chunksEnded(scene: Scene): Promise<number> {
+  return withClient(scene.ours.superuser, async (client) => {
+    const { rows } = await client.query<{ ended: number }>(
+      "select case when is_called then last_value else 0 end::integer as ended from bench.chunks_ended",
+    );
+    return rows[0]!.ended;
   });
 }
 

@@ -4,8 +4,7 @@ import { runMigrations } from "graphile-worker";
 import type pg from "pg";
 import { PgBoss } from "pg-boss";
 import { withClient } from "../../../src/migrate.ts";
-import { mintTicket } from "../../../src/tickets.ts";
-import { inDatabase, TEST_PASSWORD, TEST_TICKET_KEY } from "../../support/constants.ts";
+import { inDatabase, TEST_PASSWORD } from "../../support/constants.ts";
 import type { BenchServer, Scratch } from "../server.ts";
 
 /** The kind of our runs, the task of graphile-worker, the queue of pg-boss. */
@@ -16,9 +15,6 @@ export const BENCH_WORKER = "pgbench";
 
 /** The most runs of one tenant that are admitted at once; see app_private.job_window. */
 const WINDOW = 100;
-
-/** How long the tickets of pgbench last; the check of the ticket is the same. */
-const TICKET_MS = 3_600_000;
 
 /** Our migrated database, and the one of the other queues. */
 export type Scene = {
@@ -34,7 +30,6 @@ export async function makeScene(server: BenchServer, tenants: number): Promise<S
   const ours = await server.scratch();
   await withClient(ours.superuser, async (client) => {
     await client.query("set statement_timeout = 0");
-    await client.query("update app_private.ticket_keys set binding = 'none'"); // for those of pgbench
     await client.query("update app.schedules set next_run_at = now() + interval '1 day'");
     await client.query(
       "insert into app.job_kinds (kind, description, tenant_enqueues) values ($1, 'Does nothing.', true)",
@@ -126,8 +121,8 @@ export async function settle(superuser: pg.ClientConfig): Promise<void> {
   });
 }
 
-/** Runs that wait, with their tokens unless `tokens` is false; as many of each tenant, in an order of chance. */
-export async function seedRuns(scene: Scene, wanted: number, tokens: boolean): Promise<number> {
+/** Runs that wait, with their tokens; as many of each tenant, in an order of chance. */
+export async function seedRuns(scene: Scene, wanted: number): Promise<number> {
   const perTenant = Math.min(WINDOW, Math.ceil(wanted / scene.tenants));
   return withClient(scene.ours.superuser, async (client) => {
     await client.query("set statement_timeout = 0");
@@ -140,10 +135,10 @@ export async function seedRuns(scene: Scene, wanted: number, tokens: boolean): P
          returning r.*
        ),
        queued as (
-         select app_private.tokens_add(array_agg(app_private.token_of(m, 1))) as n from made as m where $3
+         select app_private.tokens_add(array_agg(app_private.token_of(m, 1))) as n from made as m
        )
        select count(*)::integer as runs, (select n from queued) as queued from made`,
-      [KIND, perTenant, tokens],
+      [KIND, perTenant],
     );
     return rows[0]!.runs;
   });
@@ -164,27 +159,11 @@ export async function seedBacklog(scene: Scene, runs: number): Promise<number> {
   });
 }
 
-/** What pgbench reads instead of the queue: chunks of runs, with a ticket for each. */
-export async function dealChunks(scene: Scene, size: number): Promise<void> {
+/** What pgbench needs beside the queue: a worker of its own that lives, and a counter of its chunks. */
+export async function admitPgbench(scene: Scene): Promise<void> {
   await withClient(scene.ours.superuser, async (client) => {
-    await client.query("set statement_timeout = 0");
-    const { rows } = await client.query<{ tenant_id: string }>("select tenant_id from app.tenants");
-    const deadline = Date.now() + TICKET_MS;
-    const tickets = rows.map(({ tenant_id }) => mintTicket(TEST_TICKET_KEY, tenant_id, 0, deadline));
-    await client.query("drop table if exists bench.chunks; drop sequence if exists bench.chunk");
-    await client.query(
-      `create table bench.chunks as
-       select c.n, array_agg(c.tenant_id) as tenant_ids, array_agg(c.id) as run_ids, array_agg(k.ticket) as tickets
-       from (select ((row_number() over (order by r.token_rank, r.id) - 1) / ${size})::integer as n, r.tenant_id, r.id
-             from app.job_runs as r) as c
-       join unnest($1::uuid[], $2::text[]) as k (tenant_id, ticket) on k.tenant_id = c.tenant_id
-       group by c.n having count(*) = ${size}`,
-      [rows.map((row) => row.tenant_id), tickets],
-    );
-    await client.query("create unique index on bench.chunks (n)");
-    await client.query("create sequence bench.chunk minvalue 0 start 0");
-    await client.query("grant select on bench.chunks to holdfast_worker");
-    await client.query("grant usage on sequence bench.chunk to holdfast_worker");
+    await client.query("drop sequence if exists bench.chunks_ended; create sequence bench.chunks_ended");
+    await client.query("grant usage on sequence bench.chunks_ended to holdfast_worker");
     await client.query(
       `insert into app.job_workers (worker, pool, host, pid, version, kinds, concurrency, running, seen_at)
        values ($1, $1, 'bench', 1, '0', array[$2], 1, 0, now() + interval '1 day')

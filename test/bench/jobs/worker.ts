@@ -1,13 +1,15 @@
 // A worker in a process of its own: ours, or another queue's. The bench asks it how far it is.
 import { Logger as QueueLogger, run as runQueue } from "graphile-worker";
+import pg from "pg";
 import { createPool, type Db } from "../../../src/db.ts";
-import { jobClaim, jobComplete, workerBeat } from "../../../src/jobs.ts";
+import { jobClaim, jobCompleteMany, workerBeat } from "../../../src/jobs.ts";
 import { createLog } from "../../../src/log.ts";
+import type { Observe } from "../../../src/runs.ts";
 import { AnyInput, type Run, task } from "../../../src/tasks.ts";
 import { startWorker } from "../../../src/worker.ts";
 import { TEST_TICKET_KEY } from "../../support/constants.ts";
 import { KIND, openBoss } from "./scene.ts";
-import { clock, type Order, type Reading, type Word, type Work } from "./words.ts";
+import { type Calls, clock, type Order, type Reading, type Word, type Work } from "./words.ts";
 
 let done = 0;
 let lastAt = 0;
@@ -15,6 +17,30 @@ let lastAt = 0;
 function ended(): void {
   done += 1;
   lastAt = clock();
+}
+
+const calls: Calls = { take: 0, claim: 0, end: 0, drop: 0 };
+
+/** What is in the text of each of these calls, and in that of no other. */
+const MARKS: Record<keyof Calls, string> = {
+  take: "with j_raw as",
+  claim: "app.job_claim(",
+  end: "app.job_complete_many(",
+  drop: "delete from",
+};
+
+/** Counts the calls where all of them go: what is in one of them together is known nowhere else. */
+function countCalls(): void {
+  const { prototype } = pg.Client as unknown as { prototype: { query(...given: unknown[]): unknown } };
+  const { query } = prototype;
+  prototype.query = function counting(...given: unknown[]) {
+    const [first] = given as [string | { text?: string }];
+    const text = typeof first === "string" ? first : (first.text ?? "");
+    for (const call of Object.keys(calls) as (keyof Calls)[]) {
+      if (text.includes(MARKS[call])) calls[call] += 1;
+    }
+    return query.apply(this, given);
+  };
 }
 
 /** As many as a run needs at once, and a few for the loops. */
@@ -39,6 +65,22 @@ const WORKS: Record<Work, (order: Order) => Promise<void>> = {
   bossLoops,
 };
 
+/** A bench of failures measures nothing: the first error ends it. */
+function said(line: string): void {
+  console.error(line.trimEnd());
+  if (line.includes('"level":"error"') || line.includes('"level":"fatal"')) process.exit(1);
+}
+
+/** Hears of every end of a run; what else a worker tells goes unheard, whatever it is. */
+const heard = new Proxy({} as Observe, {
+  get: (_, told) => (told === "jobSeconds" ? onEnd : () => {}),
+});
+
+const onEnd: Observe["jobSeconds"] = (_kind, _seconds, outcome) => {
+  if (outcome !== "completed") throw new Error(`a run was ${outcome}`);
+  ended();
+};
+
 /** The program that runs. */
 async function ours({ url, concurrency, tells }: Order): Promise<void> {
   const db = dbOf(url, concurrency);
@@ -47,20 +89,8 @@ async function ours({ url, concurrency, tells }: Order): Promise<void> {
     db,
     work: db, // its task asks the database for nothing
     tasks: [task({ kind: KIND, input: AnyInput, run: async (run: Run) => tells && tellStart(run.runId) })],
-    log: createLog({ level: "warn" }),
-    observe: {
-      jobSeconds: (_kind, _seconds, outcome) => {
-        if (outcome === "completed") ended();
-      },
-      jobTimeout: () => {},
-      jobWait: () => {},
-      claimSeconds: () => {},
-      commitSeconds: () => {},
-      reaped: () => {},
-      handlersLeaked: () => {},
-      schedulerDeadlock: () => {},
-      tick: () => {},
-    },
+    log: createLog({ level: "warn", destination: { write: said } }),
+    observe: heard,
     concurrency,
     tickEveryMs: 3_600_000,
     onFatal: (error) => {
@@ -69,9 +99,9 @@ async function ours({ url, concurrency, tells }: Order): Promise<void> {
   });
 }
 
-/** The same queue and the same SQL, but a claim for each token: one claim, one end. */
+/** The same queue and the same SQL, but nothing goes together: a claim and an end for each run. */
 async function single({ url, concurrency }: Order): Promise<void> {
-  const db = dbOf(url, concurrency);
+  const db = dbOf(withRowSecurity(url), concurrency);
   const worker = "single";
   const facts = {
     worker,
@@ -92,7 +122,10 @@ async function single({ url, concurrency }: Order): Promise<void> {
     const { tenant_id: tenantId, run_id: runId } = payload as { tenant_id: string; run_id: string };
     const [claimed] = await jobClaim(db, worker, [{ tenantId, runId }]);
     if (claimed === undefined) return;
-    await jobComplete(db, tenantId, runId, claimed.attempt, null);
+    const [completed] = await jobCompleteMany(db, [
+      { tenantId, runId, attempt: claimed.attempt, result: null },
+    ]);
+    if (completed === undefined) throw new Error("a run was not completed");
     ended();
   });
 }
@@ -164,7 +197,9 @@ async function startQueue(
     noHandleSignals: true,
     parsedCronItems: [],
     logger: new QueueLogger(() => (level, message) => {
-      if (level === "error") console.error("graphile-worker:", message);
+      if (level !== "error") return;
+      console.error("graphile-worker:", message);
+      process.exit(1);
     }),
     taskList: {
       [name]: async (payload) => {
@@ -185,11 +220,21 @@ function tell(word: Word): void {
 
 function read(): Reading {
   const { user, system } = process.cpuUsage();
-  return { done, lastAt, cpuSeconds: (user + system) / 1e6, rssBytes: process.memoryUsage.rss() };
+  const { rss, heapUsed } = process.memoryUsage();
+  return {
+    done,
+    lastAt,
+    calls: { ...calls },
+    cpuSeconds: (user + system) / 1e6,
+    rssBytes: rss,
+    heapBytes: heapUsed,
+    isOver: false,
+  };
 }
 
 process.on("message", () => tell({ reading: read() }));
 process.on("disconnect", () => process.exit());
+countCalls();
 const order: Order = JSON.parse(process.argv[2]!);
 await WORKS[order.work](order);
 tell({ ready: true });

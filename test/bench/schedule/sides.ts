@@ -31,7 +31,15 @@ export type Round = {
 
 /** Calls app.schedule_tick with so many connections until nothing is due. */
 export async function runTicks(setting: Setting): Promise<Round> {
+  let asking: Promise<boolean> | undefined;
   return measured(setting, setting.scratch.url("holdfast_worker"), async (client, watcher, transactions) => {
+    // One connection watches for all.
+    const isDue = () => {
+      asking ??= anyDue(watcher).finally(() => {
+        asking = undefined;
+      });
+      return asking;
+    };
     // A tick of the worker may take a minute.
     await client.query("set statement_timeout = '10min'");
     for (;;) {
@@ -42,7 +50,7 @@ export async function runTicks(setting: Setting): Promise<Round> {
       );
       if (rows[0]!.shards > 0) transactions.push((performance.now() - began) / 1000);
       // What is due may be under another's lock.
-      else if (await anyDue(watcher)) await sleep(10);
+      else if (await isDue()) await sleep(10);
       else return;
     }
   });
