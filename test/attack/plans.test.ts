@@ -35,7 +35,10 @@ async function eavesdrop(
 /** The tables of ours in the plans that were heard; and forgets them. */
 async function planned(session: Session): Promise<string[]> {
   const plans = session.heard.splice(0).filter((said) => said.includes("PLANNEDSTMT"));
-  const relids = plans.flatMap((plan) => [...plan.matchAll(/:relid (\d+)/g)].map((match) => match[1]));
+  // A plan is broken into lines wherever they are full, and heard as JSON.
+  const relids = plans.flatMap((plan) =>
+    [...plan.matchAll(/:relid(?: |\\n)(\d+)/g)].map((match) => match[1]),
+  );
   const { rows } = await database.superuser.query(
     "select distinct oid::regclass::text as name from pg_class where oid = any ($1::oid[]) order by 1",
     [relids],
