@@ -1,6 +1,6 @@
 // The environment, parsed once at start. Everything that is wrong is said in one message.
 import { readFileSync } from "node:fs";
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { unescape as decodeQuietly } from "node:querystring";
 import { z } from "zod";
 import { AppError } from "./errors.ts";
@@ -26,6 +26,10 @@ type Settings = {
   ticketKey: TicketKey;
   jwtSecretKey: Buffer | undefined;
   llm: LlmSettings;
+  /** How long a statement waits for a budget that others keep locked. */
+  budgetLockTimeoutMs: number;
+  /** Absolute: where usage is kept that the database could not take. */
+  spoolDirectory: string;
   /** Where the work transactions of tasks go; undefined: a worker has none, and `npm start` knows its own. */
   tasksDatabaseUrl: string | undefined;
   workerConcurrency: number;
@@ -117,6 +121,8 @@ const VARIABLES = z.object({
     .max(600_000)
     .default(30_000)
     .describe("ms, 100 to 600000"),
+  BUDGET_LOCK_TIMEOUT: z.coerce.number().int().min(1).max(60_000).default(3_000).describe("ms, 1 to 60000"),
+  SPOOL_DIR: z.string().optional().describe("a folder"),
   TASKS_DATABASE_URL: PostgresUrl.optional().describe(
     "postgres://user:password@host:5432/database, with the login holdfast_service",
   ),
@@ -182,6 +188,8 @@ function settings(part: Part, values: z.infer<typeof VARIABLES>, ticketSecret: B
       model: values.LLM_MODEL,
       deadlineMs: values.LLM_DEADLINE_MS,
     },
+    budgetLockTimeoutMs: values.BUDGET_LOCK_TIMEOUT,
+    spoolDirectory: resolve(values.SPOOL_DIR ?? join(values.HOLDFAST_DIR, "spool")),
     tasksDatabaseUrl: values.TASKS_DATABASE_URL,
     workerConcurrency: values.WORKER_CONCURRENCY,
     leakedHandlersMax: values.LEAKED_HANDLERS_MAX,

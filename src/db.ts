@@ -14,6 +14,24 @@ export type Db = {
   ticketBinding?: TicketBinding | undefined;
   /** Told of every `rls_enforcement_failed`, once each, in whatever part of the program it ends. */
   onRlsRefusal?: (() => void) | undefined;
+  /** How calls of the budget functions behave, and who is told of them. */
+  budgets?: BudgetCalls | undefined;
+};
+
+/** `lockTimeoutMs` bounds the wait for a budget that others keep locked; unsaid, 3 s. */
+export type BudgetCalls = {
+  lockTimeoutMs?: number | undefined;
+  observe?: ObserveBudgets | undefined;
+};
+
+/** Where the coalescer tells what it did. */
+export type ObserveBudgets = {
+  /** So many items went together in one statement. */
+  batch(size: number): void;
+  /** One item was refused, by the reason of `budget_exceeded` or the name of the error. */
+  refused(reason: string): void;
+  /** So many items met a budget that was locked for too long. */
+  busy(count: number): void;
 };
 
 /** `timeoutMs` bounds each statement in the server; `signal` gives up waiting and destroys the connection. */

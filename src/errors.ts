@@ -15,6 +15,7 @@ export const ERRORS = {
   reservation_not_found: { sqlstate: "LB104", status: 404 },
   reservation_invalid: { sqlstate: "LB105", status: 400 },
   reservation_closed: { sqlstate: "LB201", status: 409 },
+  budget_busy: { sqlstate: "LB301", status: 503 },
   job_run_not_found: { sqlstate: "JB101", status: 404 },
   job_kind_unknown: { sqlstate: "JB102", status: 400 },
   job_queue_full: { sqlstate: "JB103", status: 429 },
@@ -38,6 +39,7 @@ export const ERRORS = {
 
   unauthorized: { status: 401 },
   invalid_request: { status: 400 },
+  unbounded_request: { status: 402 },
   not_found: { status: 404 },
   method_not_allowed: { status: 405 },
   payload_too_large: { status: 413 },

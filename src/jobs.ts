@@ -315,10 +315,30 @@ const ExpiredHold = z.object({ tenantId: z.guid(), reservationId: z.guid(), runI
 export type ExpiredHold = z.infer<typeof ExpiredHold>;
 
 /** Closes the holds whose time is up, of all tenants, as presumed spent, and tells which. */
-export async function llmExpire(db: Db, options?: CallOptions): Promise<ExpiredHold[]> {
+export async function llmExpire(db: Db, maxRows: number, options?: CallOptions): Promise<ExpiredHold[]> {
   const text = `select tenant_id as "tenantId", reservation_id as "reservationId", run_id as "runId"
-                from app.llm_expire()`;
-  return systemCall(db, text, [], ExpiredHold, options);
+                from app.llm_expire(max_rows => $1)`;
+  return systemCall(db, text, [maxRows], ExpiredHold, options);
+}
+
+const ResolvedHold = z.object({
+  tenantId: z.guid(),
+  reservationId: z.guid(),
+  status: z.enum(["APPLIED", "WRITTEN_OFF"]),
+});
+
+/** A presumed hold that the policy of its tenant has ended: APPLIED is charged in full, WRITTEN_OFF given back. */
+export type ResolvedHold = z.infer<typeof ResolvedHold>;
+
+/** Ends presumed holds as the policies of their tenants say, of all tenants, and tells which. */
+export async function llmPresumedResolve(
+  db: Db,
+  maxRows: number,
+  options?: CallOptions,
+): Promise<ResolvedHold[]> {
+  const text = `select tenant_id as "tenantId", reservation_id as "reservationId", status
+                from app.llm_presumed_resolve(max_rows => $1)`;
+  return systemCall(db, text, [maxRows], ResolvedHold, options);
 }
 
 const Maintained = z.object({

@@ -1,12 +1,14 @@
 // The one road to a language model: hold money, send, settle. A retry is another call with its own hold.
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
-import { type Hold, presume, release, reserve, settle, type Usage } from "./budgets.ts";
+import { reserveTogether, settleTogether } from "./budgets/coalesced.ts";
+import { type Hold, presume, release, type Usage } from "./budgets.ts";
 import type { Db } from "./db.ts";
 import { AppError } from "./errors.ts";
 import { type CallStatus, type Ending, exchange } from "./llm/exchange.ts";
 import { openCall } from "./llm/open_calls.ts";
 import { type BoundedRequest, readRequest } from "./llm/request.ts";
+import { mayBeSettledLater, type Spool } from "./llm/spool.ts";
 import { offlineAnalyst } from "./offline_analyst.ts";
 
 /**
@@ -44,6 +46,8 @@ export type Llm = {
   deadlineMs: number;
   retryDelaysMs?: readonly number[];
   observe?: Observe;
+  /** Where usage is kept that could not be written; without one it is in the log alone, and its hold lapses. */
+  spool?: Pick<Spool, "add">;
 };
 
 /**
@@ -78,7 +82,12 @@ export function providerOf(settings: {
 }): Provider {
   const { baseUrl, apiKey, model } = settings;
   if (baseUrl === undefined || model === undefined) return OFFLINE;
-  return { name: new URL(baseUrl).host, model, baseUrl, apiKey, simulated: false, send: fetch };
+  return { name: hostOf(baseUrl), model, baseUrl, apiKey, simulated: false, send: fetch };
+}
+
+/** Bedrock has a host for each region, and prices for one name. */
+function hostOf(baseUrl: string): string {
+  return new URL(baseUrl).host.replace(/^(bedrock-runtime)\.[\w-]+(\.amazonaws\.com)$/, "$1$2");
 }
 
 /** Deterministic rules behind the same wire, in this process; the address is never dialled. */
@@ -200,7 +209,7 @@ async function holdFor(
     attempt: attempt.attempt,
     ttlMs: llm.deadlineMs + HOLD_MARGIN_MS,
   };
-  const hold = await reserve(llm.db, tenantId, asked).finally(() =>
+  const hold = await reserveTogether(llm.db, tenantId, asked).finally(() =>
     llm.observe?.budgetCheckSeconds(seconds(started)),
   );
   // Money held once pays for one call, and this key's may have been made.
@@ -211,8 +220,8 @@ async function holdFor(
 }
 
 /**
- * Ends a hold by what is known of its call. If that cannot be written the hold stays, lapses, and still
- * counts.
+ * Ends a hold by what is known of its call. If that cannot be written, what was used is kept on the disk and written
+ * later; without that the hold stays, lapses, and still counts.
  */
 async function close(llm: Llm, hold: Hold, ending: Ending, facts: CallFacts): Promise<void> {
   const { status, billed } = ending;
@@ -227,7 +236,7 @@ async function close(llm: Llm, hold: Hold, ending: Ending, facts: CallFacts): Pr
       llm.log.warn({ ...why, presumed_nanousd: presumed }, "llm_presumed");
     } else {
       const answer = { ...billed.facts, simulated: llm.provider.simulated };
-      const settled = await settle(llm.db, facts.tenant_id, hold.id, billed.usage, answer);
+      const settled = await settleTogether(llm.db, facts.tenant_id, hold.id, billed.usage, answer);
       const money = {
         cost_nanousd: String(settled.cost_nanousd),
         over_hold_nanousd: String(settled.over_hold_nanousd),
@@ -238,12 +247,42 @@ async function close(llm: Llm, hold: Hold, ending: Ending, facts: CallFacts): Pr
     }
   } catch (error) {
     const tokens = typeof billed === "string" ? {} : tokensOf(billed.usage);
-    llm.log.error({ ...facts, status, ...tokens, err: error }, "llm_close_failed");
+    const failed = { ...facts, status, ...tokens, err: error };
+    if (await isSpooled(llm, hold, ending, facts, error)) llm.log.warn(failed, "llm_settle_spooled");
+    else llm.log.error(failed, "llm_close_failed");
   }
 }
 
-function tokensOf({ inputTokens, outputTokens, cachedInputTokens }: Usage): Record<string, number> {
-  return { input_tokens: inputTokens, output_tokens: outputTokens, cached_input_tokens: cachedInputTokens };
+/** Whether what a call has used is on the disk now, after this error of its settlement. */
+async function isSpooled(
+  { spool, provider, log }: Llm,
+  hold: Hold,
+  { billed }: Ending,
+  facts: CallFacts,
+  error: unknown,
+): Promise<boolean> {
+  if (spool === undefined || typeof billed === "string" || !mayBeSettledLater(error)) return false;
+  const answer = { ...billed.facts, simulated: provider.simulated };
+  const settle = { reservationId: hold.id, usage: billed.usage, facts: answer };
+  return spool.add(facts.tenant_id, settle).then(
+    () => true,
+    (err: unknown) => {
+      log.error({ ...facts, err }, "llm_spool_failed");
+      return false;
+    },
+  );
+}
+
+/** What is absent was not reported, and is not in the line. */
+function tokensOf(usage: Usage): Record<string, number | undefined> {
+  return {
+    input_tokens: usage.inputTokens,
+    output_tokens: usage.outputTokens,
+    cached_input_tokens: usage.cachedInputTokens,
+    cache_write_5m_tokens: usage.cacheWrite5mTokens,
+    cache_write_1h_tokens: usage.cacheWrite1hTokens,
+    reasoning_tokens: usage.reasoningTokens,
+  };
 }
 
 /** What every line about a hold says. */

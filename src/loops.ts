@@ -10,6 +10,7 @@ import {
   jobAdmit,
   jobReap,
   llmExpire,
+  llmPresumedResolve,
   maintain,
   scheduleTick,
   tiersDerive,
@@ -79,6 +80,12 @@ function roundsOf(options: LoopOptions, ticks: Round["work"]): Round[] {
     { name: "workers_reap", everyMs: 5 * SECOND, ...quick, work: (signal) => reapWorkers(options, signal) },
     { name: "tokens_repair", everyMs: 5 * SECOND, ...quick, work: (signal) => repair({ db, log }, signal) },
     { name: "llm_expire", everyMs: 30 * SECOND, ...quick, work: (signal) => expire(options, signal) },
+    {
+      name: "llm_presumed_resolve",
+      everyMs: 30 * SECOND,
+      ...quick,
+      work: (signal) => resolve(options, signal),
+    },
   ];
 }
 
@@ -131,9 +138,24 @@ async function reap({ db, log, observe }: LoopOptions, signal: AbortSignal): Pro
 
 /** One line for each hold, as its call would have written it. */
 async function expire({ db, log }: LoopOptions, signal: AbortSignal): Promise<void> {
-  for (const { tenantId, reservationId, runId } of await llmExpire(db, { signal })) {
-    const facts = { tenant_id: tenantId, reservation_id: reservationId, run_id: runId };
-    log.warn({ ...facts, reason: "expired" }, "llm_presumed");
+  for (let count = ROWS_PER_SWEEP; count === ROWS_PER_SWEEP; ) {
+    const expired = await llmExpire(db, ROWS_PER_SWEEP, { signal });
+    for (const { tenantId, reservationId, runId } of expired) {
+      const facts = { tenant_id: tenantId, reservation_id: reservationId, run_id: runId };
+      log.warn({ ...facts, reason: "expired" }, "llm_presumed");
+    }
+    count = expired.length;
+  }
+}
+
+/** One line for each hold: a policy has ended what nobody has settled. */
+async function resolve({ db, log }: LoopOptions, signal: AbortSignal): Promise<void> {
+  for (let count = ROWS_PER_SWEEP; count === ROWS_PER_SWEEP; ) {
+    const resolved = await llmPresumedResolve(db, ROWS_PER_SWEEP, { signal });
+    for (const { tenantId, reservationId, status } of resolved) {
+      log.warn({ tenant_id: tenantId, reservation_id: reservationId, status }, "llm_presumed_resolved");
+    }
+    count = resolved.length;
   }
 }
 

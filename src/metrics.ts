@@ -1,8 +1,9 @@
 // What a process measures, in a registry of its own. Names and labels are a contract with rules and
 // dashboards.
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+import type { ObserveBudgets } from "./db.ts";
 import { databaseMetrics, type ReadGauges } from "./metrics/database.ts";
-import { type LlmMetrics, llmMetrics } from "./metrics/llm.ts";
+import { budgetMetrics, type LlmMetrics, llmMetrics } from "./metrics/llm.ts";
 import { runMetrics } from "./metrics/runs.ts";
 import type { Observe as ObserveRuns } from "./runs.ts";
 
@@ -13,6 +14,7 @@ export type Metrics = {
   rlsEnforcementFailed(): void;
   runs: ObserveRuns;
   llm: LlmMetrics;
+  budgets: ObserveBudgets;
   /** Shows what the database counts for all tenants; `read` is called at most every 5 s, by a scrape. */
   watchDatabase(read: ReadGauges): void;
   /** Shows a pool's connections and waiters at every scrape. */
@@ -41,6 +43,7 @@ export function createMetrics(build: { version: string; jobTypes?: readonly stri
     ...edgeMetrics(registry),
     runs: runMetrics(registry, build.jobTypes ?? []),
     llm: llmMetrics(registry),
+    budgets: budgetMetrics(registry),
     watchDatabase: (read) => databaseMetrics(registry, read),
     watchPool: poolMetrics(registry),
   };

@@ -7,6 +7,7 @@ import type { Config } from "./config.ts";
 import { createPool, type Db } from "./db.ts";
 import { AppError } from "./errors.ts";
 import { createApp, createProbes, type HttpApp } from "./http.ts";
+import { startSpool } from "./llm/spool.ts";
 import { type Llm, providerOf } from "./llm.ts";
 import type { Log } from "./log.ts";
 import {
@@ -65,7 +66,8 @@ export async function openDb(
     await refuseOtherLogin({ pool }, LOGINS[login.name], variable);
     await refuseLostSettings({ pool });
     const ticketBinding = await refuseWrongTicketKey({ pool, ticketKey });
-    return { pool, ticketKey, ticketBinding, onRlsRefusal };
+    const budgets = { lockTimeoutMs: config.budgetLockTimeoutMs, observe: metrics.budgets };
+    return { pool, ticketKey, ticketBinding, onRlsRefusal, budgets };
   } catch (error) {
     await pool.end();
     throw error;
@@ -150,14 +152,16 @@ export async function startWork(config: Config, given: Workplace): Promise<Worke
   const { db, work, workerUrl, log, metrics, onFatal } = given;
   metrics.watchDatabase(() => jobMetrics(db));
   const provider = providerOf(config.llm);
+  const spool = startSpool({ directory: config.spoolDirectory, db: work, log });
   const llm: Llm = {
     db: work,
     log,
     provider,
     deadlineMs: config.llm.deadlineMs,
     observe: metrics.llm(provider),
+    spool,
   };
-  return startWorker({
+  const worker = await startWorker({
     workerUrl,
     db,
     work,
@@ -170,5 +174,10 @@ export async function startWork(config: Config, given: Workplace): Promise<Worke
     leakedHandlersMax: config.leakedHandlersMax,
     callMs: config.llm.deadlineMs,
     onFatal,
+  }).catch(async (error: unknown) => {
+    await spool.stop();
+    throw error;
   });
+  // The last calls end with the worker: what they could not write is on the disk by then.
+  return { ...worker, stop: () => worker.stop().then(spool.stop) };
 }

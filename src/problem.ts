@@ -2,6 +2,7 @@
 // business.
 import pg from "pg";
 import { AppError, type ErrorCode, isRlsRefusal } from "./errors.ts";
+import { usdOf } from "./usd.ts";
 
 /**
  * An answer that says no. `body` is the problem document; `code` is its fixed name, for the log and the
@@ -15,9 +16,11 @@ export type Problem = {
 };
 
 const RETRY_AFTER_SECONDS = 2;
+/** The wait for a locked budget is over when a statement is. */
+const BUSY_RETRY_AFTER_SECONDS = 1;
 
 /** Members of the document that no fact may replace. */
-const MEMBERS = new Set(["type", "title", "status", "code", "detail", "instance", "hint"]);
+const MEMBERS = new Set(["type", "title", "status", "code", "detail", "instance", "hint", "error"]);
 
 /** What Fastify refuses by itself. Its other refusals of a request are invalid_request. */
 const REFUSED_BY_FASTIFY: Record<string, AppError> = {
@@ -63,7 +66,26 @@ export function problemOf(error: unknown, requestId: string): Problem {
   };
   for (const [name, fact] of Object.entries(shown.detail))
     if (!MEMBERS.has(name)) body[name] = plain(name, fact);
-  return { status, code, headers: headersOf(code, status), body };
+  if (status === 402) body["error"] = quotaError(shown);
+  return { status, code, headers: headersOf(shown), body };
+}
+
+/**
+ * The same refusal as OpenAI's clients read it: they raise an error of their own for it, and do not send again. Amounts
+ * in `meta` are in dollars, and exactly in nano-USD beside them.
+ */
+function quotaError({ code, message, detail, hint }: AppError): Record<string, unknown> {
+  const meta: Record<string, unknown> = {};
+  for (const [name, fact] of Object.entries(detail)) {
+    if (MEMBERS.has(name)) continue;
+    meta[name] = plain(name, fact);
+    if (/_nanousd$/.test(name) && /^-?\d+$/.test(String(fact))) {
+      meta[name.replace(/_nanousd$/, "")] = usdOf(BigInt(String(fact)));
+    }
+  }
+  const said = message === code ? titleOf(code) : message.replace(/\.$/, "");
+  const text = hint === undefined ? `${said}.` : `${said}. ${hint}`;
+  return { type: "insufficient_quota", code, message: text, meta };
 }
 
 /**
@@ -98,16 +120,25 @@ export function isDatabaseAway(error: unknown): boolean {
   return AWAY_SYSTEM.has(code) || AWAY_SQLSTATE.test(code) || AWAY_MESSAGE.test(error.message);
 }
 
-function headersOf(code: ErrorCode, status: number): Record<string, string> {
+/** When to come again is said only where waiting can help: a budget that is spent stays so until its period ends. */
+function headersOf({ code, status, detail }: AppError): Record<string, string> {
   const headers: Record<string, string> = { "content-type": "application/problem+json" };
-  if (status === 503 || status === 429) headers["retry-after"] = String(RETRY_AFTER_SECONDS);
+  const waits = status === 503 || status === 429 || detail["reason"] === "in_flight";
+  const seconds = code === "budget_busy" ? BUSY_RETRY_AFTER_SECONDS : RETRY_AFTER_SECONDS;
+  if (waits) headers["retry-after"] = String(seconds);
   if (code === "unauthorized") headers["www-authenticate"] = 'Bearer realm="holdfast", error="invalid_token"';
   return headers;
 }
 
-/** JSON numbers lose the end of a large amount, so money is text everywhere. */
+/** JSON numbers lose the end of a large amount, so money is text everywhere; a period that never ends has no end. */
 function plain(name: string, fact: unknown): unknown {
+  if (name === "period_end" && typeof fact === "string") return momentOf(fact);
   return name.endsWith("_nanousd") && typeof fact === "number" ? String(fact) : fact;
+}
+
+function momentOf(text: string): string | null {
+  const at = Date.parse(text);
+  return Number.isNaN(at) ? null : new Date(at).toISOString();
 }
 
 function titleOf(code: string): string {

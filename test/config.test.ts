@@ -46,6 +46,7 @@ test("an empty environment starts everything in development, offline, with secre
     http: { host: "127.0.0.1", port: 8402 },
     metrics: { host: "127.0.0.1", port: 8404 },
     llm: { baseUrl: undefined, apiKey: undefined, model: undefined, deadlineMs: 30_000 },
+    ...{ budgetLockTimeoutMs: 3_000, spoolDirectory: join(directory, "spool") },
     ...{ workerConcurrency: 4, leakedHandlersMax: 5, deadlockRetries: 3, tasksDatabaseUrl: undefined },
     logLevel: "info",
     directory,
@@ -66,6 +67,17 @@ test("keys that are given are used, and then nothing is written", () => {
 test("the folder's default lies beside package.json, wherever the process was started", () => {
   const { directory: chosen } = readConfig("api", PRODUCTION);
   expect(chosen).toBe(resolve(import.meta.dirname, "../.holdfast"));
+});
+
+test("the spool lies in the folder, or where it is said", () => {
+  expect(
+    readConfig("worker", { ...PRODUCTION, TASKS_DATABASE_URL: DATABASE_URL, HOLDFAST_DIR: directory }),
+  ).toMatchObject({
+    spoolDirectory: join(directory, "spool"),
+  });
+  expect(readConfig("api", { ...PRODUCTION, SPOOL_DIR: "/var/spool/holdfast" })).toMatchObject({
+    spoolDirectory: "/var/spool/holdfast",
+  });
 });
 
 test("everything in one process is for development; the refusal names the parts", () => {
@@ -119,6 +131,7 @@ test("every fault is listed, each once, and no secret in any", () => {
     LLM_BASE_URL: `ftp://u:${PASSWORD}@h`,
     LLM_API_KEY: `${PASSWORD}\nand more`,
     LLM_DEADLINE_MS: "5",
+    BUDGET_LOCK_TIMEOUT: "60001",
     TASKS_DATABASE_URL: `https://u:${PASSWORD}@h/d`,
     WORKER_CONCURRENCY: "-1",
     LEAKED_HANDLERS_MAX: "0",
@@ -128,6 +141,7 @@ test("every fault is listed, each once, and no secret in any", () => {
   const named = [...refusal.message.matchAll(/^ {2}([A-Z_]+) /gm)].map((match) => match[1]);
   expect(named.toSorted()).toEqual(
     [
+      "BUDGET_LOCK_TIMEOUT",
       "DATABASE_POOL_SIZE",
       "DATABASE_URL",
       "ENVIRONMENT",
@@ -270,7 +284,7 @@ test(".env.example names every variable, secrets with their file, and starts as 
   // Nothing is set until a person sets it, and each default that is written is the one that holds.
   expect(text).not.toMatch(/^[^#\s]/m);
   const written = Object.fromEntries(
-    [...settings].filter(([name]) => /PORT|HOST|SIZE|_MS|CONCURRENCY|LEVEL/.test(name)),
+    [...settings].filter(([name]) => /PORT|HOST|SIZE|_MS|TIMEOUT|CONCURRENCY|LEVEL/.test(name)),
   );
   expect(readConfig("all", { ...written, HOLDFAST_DIR: directory })).toEqual(
     readConfig("all", { HOLDFAST_DIR: directory }),

@@ -430,5 +430,11 @@ test("a refusal of the database is told with its facts, which cannot alter the d
     reason: "exhausted",
     needed_nanousd: "12",
     scope: "tenant",
+    error: {
+      type: "insufficient_quota",
+      code: "budget_exceeded",
+      message: "Budget exceeded. Raise the limit.",
+      meta: { reason: "exhausted", needed: "0.000000012", needed_nanousd: "12", scope: "tenant" },
+    },
   });
 });

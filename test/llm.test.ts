@@ -628,5 +628,7 @@ test("a provider is named after its host; without an address it is the offline a
   const settings = { baseUrl: "https://api.openai.com/v1", apiKey: "k", model: "m" };
   expect(providerOf(settings)).toMatchObject({ name: "api.openai.com", model: "m", simulated: false });
   expect(providerOf({ ...settings, baseUrl: "http://127.0.0.1:11434/v1" }).name).toBe("127.0.0.1:11434");
+  const bedrock = { ...settings, baseUrl: "https://bedrock-runtime.eu-west-1.amazonaws.com/openai/v1" };
+  expect(providerOf(bedrock)).toMatchObject({ ...bedrock, name: "bedrock-runtime.amazonaws.com" });
   expect(providerOf({ baseUrl: undefined, apiKey: "k", model: "m" })).toBe(OFFLINE);
 });

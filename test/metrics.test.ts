@@ -38,6 +38,11 @@ test("counters stand at 0 from the start, and every metric says what it is", asy
     "llm_budget_check_duration_seconds_count 0",
     'llm_api_calls_total{status="ok"} 0',
     "holdfast_llm_over_hold_total 0",
+    "holdfast_budget_batch_size_count 0",
+    "holdfast_budget_busy_total 0",
+    ...["no_budget", "zero", "too_large", "exhausted", "in_flight", "no_price"].map(
+      (reason) => `holdfast_budget_refusals_total{reason="${reason}"} 0`,
+    ),
     'llm_api_calls_total{status="timeout"} 0',
     `gen_ai_client_inference_usage_input_tokens_total{${labels}} 0`,
     `gen_ai_client_inference_usage_output_tokens_total{${labels}} 0`,
@@ -82,6 +87,11 @@ test("what a part tells is what a scrape shows", async () => {
   llm.call("ok", 1.5, { inputTokens: 900, outputTokens: 80, cachedInputTokens: 100 });
   llm.call("http_429", 0.1, undefined);
   llm.overHold();
+  metrics.budgets.batch(7);
+  metrics.budgets.batch(200);
+  metrics.budgets.refused("in_flight");
+  metrics.budgets.refused("idempotency_conflict");
+  metrics.budgets.busy(3);
   const lines = (await scrape(metrics)).split("\n");
   for (const line of [
     'api_request_duration_seconds_bucket{le="0.025",route="/v1/findings",method="GET",status="200"} 0',
@@ -112,6 +122,11 @@ test("what a part tells is what a scrape shows", async () => {
     'llm_api_calls_total{status="ok"} 1',
     'llm_api_calls_total{status="http_429"} 1',
     "holdfast_llm_over_hold_total 1",
+    'holdfast_budget_batch_size_bucket{le="10"} 1',
+    'holdfast_budget_batch_size_bucket{le="200"} 2',
+    'holdfast_budget_refusals_total{reason="in_flight"} 1',
+    'holdfast_budget_refusals_total{reason="idempotency_conflict"} 1',
+    "holdfast_budget_busy_total 3",
   ]) {
     expect(lines).toContain(line);
   }

@@ -7,7 +7,7 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { describe, expect, type TestContext, test } from "vitest";
-import { reserve } from "../src/budgets.ts";
+import { presume, reserve } from "../src/budgets.ts";
 import { createPool } from "../src/db.ts";
 import { type CohortTick, jobClaim, scheduleTick } from "../src/jobs.ts";
 import { budgetedFetch, type Llm } from "../src/llm.ts";
@@ -541,12 +541,29 @@ alone("what the loops change is logged, a line for each run and hold", async (da
   await sql(database, "truncate graphile_worker._private_jobs");
   const hold = await holdOf(database, tenantId, lost);
   await sql(database, `update app.llm_reservations set expires_at = ${late}`);
+  const lenient = (await database.addTenant()).tenantId;
+  await sql(
+    database,
+    "update app.tenants set presumed_policy = 'release_after', presumed_after = '1 minute' where tenant_id = $1",
+    [lenient],
+  );
+  const asked = {
+    provider: "test",
+    model: "m",
+    inputTokensBound: 1,
+    maxOutputTokens: 1,
+    idempotencyKey: "k",
+  };
+  const { id: given } = await reserve(database.worker, lenient, asked);
+  await presume(database.worker, lenient, given, "test");
+  await sql(database, `update app.llm_reservations set presumed_at = ${late} where id = $1`, [given]);
 
   const tasks = { gone: async () => "back" };
   const { told: changes, transition } = transitionsTold();
   const { lines } = await work(database, context, tasks, { observe: observing({ transition }) });
   await until(async () => (await ended(database)) === 3);
   await until(() => lines.some((line) => line.msg === "llm_presumed"));
+  await until(() => lines.some((line) => line.msg === "llm_presumed_resolved"));
   const told = (msg: string) => lines.filter((line) => line.msg === msg);
   const [warn, error] = [40, 50];
   expect(told("job_failed")).toMatchObject([
@@ -557,6 +574,9 @@ alone("what the loops change is logged, a line for each run and hold", async (da
   ]);
   expect(told("llm_presumed")).toMatchObject([
     { level: warn, tenant_id: tenantId, run_id: lost, reservation_id: hold, reason: "expired" },
+  ]);
+  expect(told("llm_presumed_resolved")).toMatchObject([
+    { level: warn, tenant_id: lenient, reservation_id: given, status: "WRITTEN_OFF" },
   ]);
   expect(told("tokens_repaired")).toMatchObject([{ level: 30, count: 1 }]);
   await until(() => changes["RUNNING COMPLETED"] === 2);

@@ -9,13 +9,19 @@ as $$
 declare
   v_run_id constant uuid := app_private.uuid_v7();
   v_known  uuid;
+  v_quote  app_private.llm_ask;
 begin
   perform app.enter(tenant_id, ticket);
 
   v_known := app_private.job_run_key_take(tenant_id, idempotency_key, v_run_id,
     pg_catalog.jsonb_build_array('analysis')::text);
   if v_known is null then
-    perform app_private.llm_headroom_check(tenant_id, provider, model, input_tokens_bound, max_output_tokens);
+    v_quote := app_private.llm_quote(tenant_id, pg_catalog.jsonb_build_object(
+      'provider', provider, 'model', model, 'input_tokens_bound', input_tokens_bound,
+      'max_output_tokens', max_output_tokens));
+    if v_quote.refusal is not null then
+      perform app_private.llm_raise(v_quote.refusal, v_quote.detail);
+    end if;
 
     perform app_private.run_add(tenant_id, v_run_id, 'analysis', '{}', pg_catalog.now(), 0::smallint);
     perform app_private.tenant_active(tenant_id);

@@ -14,6 +14,7 @@ from (values
   ('LB104', 'reservation_not_found',  404, 'No reservation of this tenant has that id.'),
   ('LB105', 'reservation_invalid',    400, 'A number is missing, negative or too large.'),
   ('LB201', 'reservation_closed',     409, 'The reservation has ended in another way.'),
+  ('LB301', 'budget_busy',            503, 'The budget was locked by others for too long. Try again.'),
   ('JB101', 'job_run_not_found',      404, 'No run of this tenant has that id.'),
   ('JB102', 'job_kind_unknown',       400, 'There is no such kind of job.'),
   ('JB103', 'job_queue_full',         429, 'As many runs of that kind wait as the tenant may have.'),

@@ -11,20 +11,26 @@ begin
   return query
   with sums as (
     select h.tenant_id, h.budget_id, h.period_start,
-           coalesce(sum(r.estimated_cost_nanousd) filter (where r.status = 'RESERVED'), 0) as reserved,
-           coalesce(sum(r.estimated_cost_nanousd) filter (where r.status = 'PRESUMED'), 0) as presumed,
-           coalesce(sum(r.cost_nanousd), 0) as spent,
-           coalesce(sum(greatest(0, r.cost_nanousd - r.estimated_cost_nanousd)), 0) as over
+           sum(app_private.llm_rest(r, 'RESERVED')) as reserved,
+           sum(app_private.llm_rest(r, 'PRESUMED')) as presumed,
+           sum(r.settled_nanousd) as spent,
+           -- What came to light when the hold had ended came on top.
+           sum(a.late + greatest(0, r.settled_nanousd - a.late - r.estimated_cost_nanousd)) as over
     from app.llm_reservation_budgets as h
     join app.llm_reservations as r on r.tenant_id = h.tenant_id and r.id = h.reservation_id
+    cross join lateral (
+      select coalesce(sum(u.cost_nanousd), 0) as late
+      from app.llm_usage as u
+      where u.tenant_id = r.tenant_id and u.reservation_id = r.id and u.status = 'ADJUSTED') as a
     group by h.tenant_id, h.budget_id, h.period_start
   ),
   pairs as (
     select coalesce(p.tenant_id, s.tenant_id) as tenant_id, coalesce(p.budget_id, s.budget_id) as budget_id,
-           p.period_start, s.reserved, s.presumed, s.spent, s.over, p
+           p.period_start, s.reserved, s.presumed, s.spent, s.over, b.unlimited, p
     from app.llm_budget_periods as p
     full join sums as s
       on s.tenant_id = p.tenant_id and s.budget_id = p.budget_id and s.period_start = p.period_start
+    left join app.llm_budgets as b on b.tenant_id = p.tenant_id and b.id = p.budget_id
   )
   select 'counters_equal_reservations', x.tenant_id, to_jsonb(x)
   from pairs as x
@@ -34,20 +40,22 @@ begin
   select 'never_over_the_limit', x.tenant_id, to_jsonb(x)
   from pairs as x
   where (x.p).reserved_nanousd + (x.p).presumed_nanousd + (x.p).spent_nanousd
-    > (x.p).admitted_limit_nanousd + coalesce(x.over, 0)
+    > (x.p).admitted_limit_nanousd + coalesce(x.over, 0) and not x.unlimited
   union all
   select 'reservation_holds_a_budget', r.tenant_id, to_jsonb(r)
   from app.llm_reservations as r
   where not exists (
     select from app.llm_reservation_budgets as h where h.tenant_id = r.tenant_id and h.reservation_id = r.id)
   union all
-  select 'applied_has_one_usage', r.tenant_id, to_jsonb(r)
+  select case r.status when 'WRITTEN_OFF' then 'what_is_spent_has_usage' else 'applied_has_one_usage' end,
+         r.tenant_id, to_jsonb(r)
   from app.llm_reservations as r
   left join lateral (
-    select count(*) as rows, sum(u.cost_nanousd) as cost
+    select count(*) filter (where u.status = 'SETTLED') as rows, coalesce(sum(u.cost_nanousd), 0) as cost
     from app.llm_usage as u
     where u.tenant_id = r.tenant_id and u.reservation_id = r.id) as x on true
-  where (x.rows, x.cost) is distinct from ((r.status = 'APPLIED')::integer, r.cost_nanousd)
+  where x.rows <> (r.status = 'APPLIED')::integer
+    or (r.closed_at is not null and x.cost <> r.settled_nanousd)
   union all
   select 'usage_has_a_reservation', u.tenant_id, to_jsonb(u)
   from app.llm_usage as u
@@ -58,7 +66,8 @@ $$;
 
 comment on function app.llm_check is
   'Every broken invariant of the budget, among all tenants; no row when all is sound. Counters equal the reservations; '
-  'spent + reserved + presumed is at most the limit plus recorded over-runs; each settled call has one usage row.';
+  'spent + reserved + presumed is at most the limit plus recorded over-runs; each settled call has one usage row, and what '
+  'is spent has usage.';
 
 grant execute on function app.llm_check to holdfast_worker, holdfast_ops;
 

@@ -5,6 +5,9 @@ returns table (tenant_id uuid, reservation_id uuid, run_id uuid)
 language plpgsql
 security definer  -- sees all tenants
 set search_path = ''
+set plan_cache_mode = force_generic_plan  -- to plan over all months costs more than to run
+set enable_seqscan = off  -- a plan may be of a time when the month was empty
+set jit = off  -- what no index serves costs 1e10 then, up to 17, and would be compiled
 set row_security = on
 as $$
 declare
@@ -21,14 +24,8 @@ begin
     continue when not found or not app_private.llm_periods_lock(v_due.tenant_id, v_due.id);
 
     update app.llm_reservations as r
-    set status = 'PRESUMED', reason = 'expired'
+    set status = 'PRESUMED', reason = 'expired', presumed_at = pg_catalog.clock_timestamp()
     where r.tenant_id = v_due.tenant_id and r.id = v_due.id;
-    update app.llm_budget_periods as p
-    set reserved_nanousd = p.reserved_nanousd - v_held.estimated_cost_nanousd,
-        presumed_nanousd = p.presumed_nanousd + v_held.estimated_cost_nanousd
-    from app.llm_reservation_budgets as h
-    where h.tenant_id = v_due.tenant_id and h.reservation_id = v_due.id
-      and p.tenant_id = h.tenant_id and p.budget_id = h.budget_id and p.period_start = h.period_start;
     return query select v_due.tenant_id, v_due.id, v_held.run_id;
   end loop;
 end

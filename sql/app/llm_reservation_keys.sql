@@ -11,6 +11,9 @@ create table if not exists app.llm_reservation_keys (
   constraint llm_reservation_keys_key_length check (length(idempotency_key) between 1 and 255)
 );
 
+create index if not exists llm_reservation_keys_created_at_idx
+  on app.llm_reservation_keys using brin (created_at);
+
 comment on table app.llm_reservation_keys is
   'Which reservation an idempotency key made. Apart from the reservations, '
   'whose unique keys must hold their partition key.';
@@ -21,4 +24,5 @@ comment on column app.llm_reservation_keys.fingerprint is
 comment on column app.llm_reservation_keys.reservation_id is 'The reservation that was made.';
 comment on column app.llm_reservation_keys.created_at is 'When it was first used.';
 
-call app_private.isolate('app.llm_reservation_keys');
+call app_private.isolate('app.llm_reservation_keys', for_system => true);
+grant select, update, delete on app.llm_reservation_keys to holdfast_system;

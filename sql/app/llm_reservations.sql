@@ -15,6 +15,15 @@ create table if not exists app.llm_reservations (
   created_at             timestamptz not null default now(),
   expires_at             timestamptz not null,
   closed_at              timestamptz,
+  settled_nanousd        bigint      not null default 0,
+  used                   jsonb,
+  presumed_at            timestamptz,
+  service_tier           text        not null default 'standard',
+  images                 integer     not null default 0,
+  tool_calls             integer     not null default 0,
+  api_key                text,
+  user_id                text,
+  tags                   text[]      not null default '{}',
 
   constraint llm_reservations_pkey primary key (tenant_id, id),
   constraint llm_reservations_tenant_id_fkey foreign key (tenant_id)
@@ -23,6 +32,14 @@ create table if not exists app.llm_reservations (
     check (status in ('RESERVED', 'APPLIED', 'RELEASED', 'PRESUMED', 'WRITTEN_OFF')),
   constraint llm_reservations_closed_at_iff_closed
     check ((status in ('APPLIED', 'RELEASED', 'WRITTEN_OFF')) = (closed_at is not null)),
+  constraint llm_reservations_applied_is_settled
+    check (status <> 'APPLIED' or cost_nanousd = settled_nanousd),
+  constraint llm_reservations_released_cost_nothing check (status <> 'RELEASED' or settled_nanousd = 0),
+  constraint llm_reservations_presumed_at_known check (status <> 'PRESUMED' or presumed_at is not null),
+  constraint llm_reservations_settled_not_negative
+    check (settled_nanousd >= 0 and images >= 0 and tool_calls >= 0),
+  constraint llm_reservations_names_bounded
+    check (length(api_key) <= 200 and length(user_id) <= 200 and cardinality(tags) <= 20),
   constraint llm_reservations_cost_iff_applied check ((status = 'APPLIED') = (cost_nanousd is not null)),
   constraint llm_reservations_amounts_not_negative check (
     estimated_cost_nanousd >= 0 and cost_nanousd >= 0 and input_tokens_bound >= 0 and max_output_tokens >= 0)
@@ -30,6 +47,8 @@ create table if not exists app.llm_reservations (
 
 create index if not exists llm_reservations_expires_at_idx
   on app.llm_reservations (expires_at) where status = 'RESERVED';
+create index if not exists llm_reservations_presumed_at_idx
+  on app.llm_reservations (tenant_id, presumed_at) where status = 'PRESUMED';
 create index if not exists llm_reservations_run_id_idx on app.llm_reservations (tenant_id, run_id);
 
 comment on table app.llm_reservations is
@@ -54,6 +73,18 @@ comment on column app.llm_reservations.reason is 'Why it was released or presume
 comment on column app.llm_reservations.created_at is 'When it was made.';
 comment on column app.llm_reservations.expires_at is 'When an unanswered hold becomes PRESUMED.';
 comment on column app.llm_reservations.closed_at is 'When it ended; null while it is RESERVED or PRESUMED.';
+
+comment on column app.llm_reservations.settled_nanousd is
+  'What of it is spent by now, in nano-USD: a stream settles as it goes. The rest of the hold still counts.';
+comment on column app.llm_reservations.used is
+  'What a stream had used when it last settled, by kind; null for a call that has not settled in parts.';
+comment on column app.llm_reservations.presumed_at is 'When its outcome became unknown; kept when it is settled later.';
+comment on column app.llm_reservations.service_tier is 'What the request asks the provider for; see app.llm_prices.';
+comment on column app.llm_reservations.images is 'How many images the request has.';
+comment on column app.llm_reservations.tool_calls is 'How many calls of paid tools the request allows.';
+comment on column app.llm_reservations.api_key is 'Which key of the tenant asked; null where none did.';
+comment on column app.llm_reservations.user_id is 'For which user of the tenant.';
+comment on column app.llm_reservations.tags is 'What else it counts under.';
 
 call app_private.isolate('app.llm_reservations', for_system => true);
 call app_private.fence('app.llm_reservations');

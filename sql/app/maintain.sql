@@ -7,7 +7,7 @@ as $$
 declare
   v_swept integer;
 begin
-  rows_swept := app.job_sweep();
+  rows_swept := app.job_sweep() + app.llm_sweep();
   perform app_private.tokens_unlock_strays();
   for v_sweep in 1 .. max_sweeps loop
     v_swept := app.cost_import_sweep();
@@ -25,7 +25,7 @@ $$;
 
 comment on function app.maintain is
   'What must be done now and then: partitions ahead of time, months that nobody needs, lines of imports that nobody sees, old '
-  'slots and keys of runs, tokens that nobody holds any more. A table that stayed locked for 3 s is left for the next time, with a warning. Each call is one '
+  'slots and keys of runs, old keys of reservations, tokens that nobody holds any more. A table that stayed locked for 3 s is left for the next time, with a warning. Each call is one '
   'short transaction: call again while one of its answers is not 0. Safe at any time and by many.';
 
 grant execute on function app.maintain to holdfast_worker, holdfast_ops;

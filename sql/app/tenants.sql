@@ -15,6 +15,9 @@ create table if not exists app.tenants (
   jobs_paused_at timestamptz,
   shard      smallint    not null
     generated always as (('x' || left(md5(tenant_id::text), 2))::bit(8)::integer) stored,
+  anchor_day smallint    not null default 1,
+  presumed_policy text   not null default 'hold',
+  presumed_after interval,
 
   constraint tenants_pkey primary key (tenant_id),
   constraint tenants_name_once unique (name),
@@ -26,6 +29,13 @@ create table if not exists app.tenants (
     references app.tiers (tier) on delete restrict,
   constraint tenants_tier_is_pinned check (pinned_tier is null or tier = pinned_tier),
   constraint tenants_status_known check (status in ('ACTIVE', 'SUSPENDED')),
+  constraint tenants_anchor_day_sane check (anchor_day between 1 and 31),
+  constraint tenants_presumed_policy_known
+    check (presumed_policy in ('hold', 'release_after', 'charge_worst_case')),
+  constraint tenants_presumed_after_iff_release check (
+    (presumed_policy = 'release_after') = (presumed_after is not null)
+    and presumed_after >= interval '1 minute' and presumed_after <= interval '366 days'
+    and extract(month from presumed_after) = 0 and extract(year from presumed_after) = 0),
   constraint tenants_version_positive check (version >= 1),
   constraint tenants_required_tags_bounded check (
     cardinality(required_tags) <= 20 and array_position(required_tags, null) is null)
@@ -56,6 +66,13 @@ comment on column app.tenants.last_active_at is
 comment on column app.tenants.jobs_paused_at is 'Since when no run of this tenant starts; null: it is not paused.';
 comment on column app.tenants.shard is
   '0 to 255, from the id: which row of app.schedules makes the runs of this tenant.';
+
+comment on column app.tenants.anchor_day is
+  'Day of the month on which months of the budget begin; the last day of a month that is shorter.';
+comment on column app.tenants.presumed_policy is
+  'What becomes of a PRESUMED hold: hold (it counts until a person or the provider tells), release_after (it is written off '
+  'after presumed_after), charge_worst_case (it is charged whole when its period ends).';
+comment on column app.tenants.presumed_after is 'How long a PRESUMED hold counts under release_after.';
 
 call app_private.isolate('app.tenants', for_system => true);
 call app_private.fence('app.tenants');

@@ -48,13 +48,14 @@ from functions as f
 where f.owner = 'holdfast_system'
   and f.nspname || '.' || f.proname not in (
     'app.cost_import_sweep', 'app.job_admit', 'app.job_claim', 'app.job_complete_many', 'app.job_metrics', 'app.job_reap',
-    'app.job_sweep', 'app.llm_check', 'app.llm_expire', 'app.schedule_tick', 'app.tenant_find',
-    'app.tiers_derive', 'app.tokens_repair', 'app.worker_beat', 'app.worker_seen', 'app.worker_stop',
-    'app.workers_reap', 'app_private.partition_needed', 'app_private.tenant_check', 'ops.budget_set',
-    'ops.cost_source_drop', 'ops.cost_source_set', 'ops.job_cancel', 'ops.job_discard', 'ops.job_enqueue',
+    'app.job_sweep', 'app.llm_check', 'app.llm_expire', 'app.llm_presumed_resolve', 'app.llm_sweep', 'app.schedule_tick',
+    'app.tenant_find', 'app.tiers_derive', 'app.tokens_repair', 'app.worker_beat', 'app.worker_seen', 'app.worker_stop',
+    'app.workers_reap', 'app_private.partition_needed', 'app_private.tenant_check', 'ops.cost_source_drop',
+    'ops.cost_source_set', 'ops.job_cancel', 'ops.job_discard', 'ops.job_enqueue',
     'ops.job_kind_set', 'ops.job_pause', 'ops.job_replay', 'ops.job_resume', 'ops.job_show',
-    'ops.llm_price_set', 'ops.llm_write_off', 'ops.retention_set', 'ops.schedule_set', 'ops.tenant_add',
-    'ops.tenant_set', 'ops.tier_set', 'ops.why_waiting')
+    'ops.llm_price_override_end', 'ops.llm_price_override_set', 'ops.llm_price_set', 'ops.llm_prices_load',
+    'ops.llm_write_off', 'ops.retention_set', 'ops.schedule_set', 'ops.set_limit', 'ops.tenant_add', 'ops.tenant_set',
+    'ops.tier_set', 'ops.why_waiting')
 union all
 -- It would be run on hidden rows, before the policy.
 select 'function_leakproof', f.oid::regprocedure::text

@@ -9,15 +9,18 @@ declare
 begin
   v_held := app_private.llm_reservation_lock(tenant_id, reservation_id);
 
+  -- What a stream has settled was billed.
+  if to_status = 'RELEASED' and v_held.status = 'RESERVED' and v_held.settled_nanousd > 0 then
+    perform app_private.llm_closed(v_held);
+  end if;
   if v_held.status <> to_status then
     update app.llm_reservations as r
     set status = to_status,
         reason = pg_catalog.left(llm_end.reason, 200),
+        presumed_at = case when to_status = 'PRESUMED'
+          then pg_catalog.clock_timestamp() else r.presumed_at end,
         closed_at = case when to_status = 'RELEASED' then pg_catalog.clock_timestamp() end
     where r.tenant_id = v_held.tenant_id and r.id = v_held.id;
-
-    perform app_private.llm_move(tenant_id, v_held.id, v_held.status, v_held.estimated_cost_nanousd,
-      to_status, null);
   end if;
 
   return query select v_held.id, to_status;
@@ -25,4 +28,4 @@ end
 $$;
 
 comment on function app_private.llm_end is
-  'Ends a hold without a cost, RELEASED or PRESUMED, once. Raises LB104, and LB201 by the transition trigger.';
+  'Ends a hold without a cost, RELEASED or PRESUMED, once. Raises LB104, and LB201 also by the transition trigger.';

@@ -8,8 +8,9 @@ begin
   for v_hold in
     select h.budget_id, h.period_start
     from app.llm_reservation_budgets as h
+    join app.llm_budgets as b on b.tenant_id = h.tenant_id and b.id = h.budget_id
     where h.tenant_id = llm_periods_lock.tenant_id and h.reservation_id = llm_periods_lock.reservation_id
-    order by h.budget_id, h.period_start
+    order by b.scope = 'tenant', h.budget_id, h.period_start
   loop
     perform from app.llm_budget_periods as p
     where p.tenant_id = llm_periods_lock.tenant_id

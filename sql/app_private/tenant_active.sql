@@ -3,6 +3,12 @@ language plpgsql
 set search_path = ''
 as $$
 begin
+  if exists (
+    select from app.tenants as t
+    where t.tenant_id = tenant_active.tenant_id and t.last_active_at >= pg_catalog.now() - interval '1 hour')
+  then
+    return;
+  end if;
   -- Nobody waits to be noted: what holds the row now notes it, or the next call does.
   update app.tenants as t
   set last_active_at = pg_catalog.now()

@@ -9,6 +9,9 @@ begin
       pinned_tier = (after).pinned_tier,
       tier = (after).tier,
       time_zone = (after).time_zone,
+      anchor_day = (after).anchor_day,
+      presumed_policy = (after).presumed_policy,
+      presumed_after = (after).presumed_after,
       version = t.version + 1,
       updated_at = at
   where t.tenant_id = (after).tenant_id;

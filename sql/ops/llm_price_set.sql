@@ -2,7 +2,12 @@ set local role holdfast_system;
 
 create or replace function ops.llm_price_set(
   provider text, model text, input_usd_per_million numeric, output_usd_per_million numeric, reason text,
-  cached_input_usd_per_million numeric default null, dry_run boolean default false)
+  cached_input_usd_per_million numeric default null, dry_run boolean default false,
+  cache_write_5m_usd_per_million numeric default null, cache_write_1h_usd_per_million numeric default null,
+  reasoning_usd_per_million numeric default null, request_usd_per_million numeric default null,
+  image_usd_per_million numeric default null, tool_call_usd_per_million numeric default null,
+  service_tier text default 'standard', prompt_tokens_from bigint default 0,
+  prompt_tokens_below bigint default null, correct boolean default false)
 returns table (unit text, before_usd_per_million numeric, after_usd_per_million numeric)
 language plpgsql
 security definer  -- prices are for all tenants
@@ -10,55 +15,59 @@ set search_path = ''
 set row_security = on
 as $$
 declare
-  v_now    constant timestamptz := pg_catalog.clock_timestamp();
-  v_after  constant jsonb := pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+  v_after    constant jsonb := pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
     'input', input_usd_per_million, 'cached_input', cached_input_usd_per_million,
-    'output', output_usd_per_million));
-  v_before jsonb;
+    'cache_write_5m', cache_write_5m_usd_per_million, 'cache_write_1h', cache_write_1h_usd_per_million,
+    'output', output_usd_per_million, 'reasoning', reasoning_usd_per_million,
+    'request', request_usd_per_million, 'image', image_usd_per_million,
+    'tool_call', tool_call_usd_per_million));
+  v_wanted   app.llm_prices[];
+  v_before   jsonb;
+  v_now      timestamptz;
 begin
   perform app_private.reason_check(reason);
-  if coalesce(pg_catalog.length(provider), 0) not between 1 and 200
-    or coalesce(pg_catalog.length(model), 0) not between 1 and 200
-    or not coalesce(input_usd_per_million between 0 and 100000
-      and output_usd_per_million between 0 and 100000, false)
-    or not coalesce(cached_input_usd_per_million between 0 and input_usd_per_million, true)
+  if input_usd_per_million is null or output_usd_per_million is null
+    or cached_input_usd_per_million > input_usd_per_million
+    or not coalesce(prompt_tokens_from >= 0, false) or prompt_tokens_below <= prompt_tokens_from
   then
     raise exception using
       errcode = 'OP102',
       message = 'argument_invalid',
       hint    =
-        'Prices are 0 to 100,000 US dollars per million tokens, and cached input costs no more than input.';
+        'Input and output have a price, cached input costs no more than input, and prompt_tokens_from is less '
+        'than prompt_tokens_below.';
   end if;
-
-  select coalesce(pg_catalog.jsonb_object_agg(p.unit, p.usd_per_million), '{}') into v_before
-  from app.llm_prices as p
-  where p.provider = llm_price_set.provider and p.model = llm_price_set.model and p.valid @> v_now;
-
   if not dry_run then
-    -- The versions that stand end now; holds that were made with them are settled with them.
-    update app.llm_prices as p
-    set valid = tstzrange(lower(p.valid), v_now)
-    where p.provider = llm_price_set.provider and p.model = llm_price_set.model and p.valid @> v_now;
+    lock table app.llm_prices in share row exclusive mode;
+  end if;
+  v_now := pg_catalog.clock_timestamp();
 
-    insert into app.llm_prices (provider, model, unit, usd_per_million, valid, source)
-    select llm_price_set.provider, llm_price_set.model, n.key, n.value::numeric, tstzrange(v_now, null),
-           'ops: ' || session_user
-    from pg_catalog.jsonb_each_text(v_after) as n;
-
+  select s.wanted, s.before into v_wanted, v_before
+  from app_private.llm_price_wanted(provider, model, service_tier,
+    int8range(prompt_tokens_from, prompt_tokens_below), v_after, v_now, correct) as s;
+  if not dry_run then
+    perform app_private.llm_prices_put(v_wanted, v_now);
     insert into ops.audit_log (action, subject, reason, before, after)
-    values ('llm_price_set', provider || '/' || model, reason, nullif(v_before, '{}'), v_after);
+    values ('llm_price_set', provider || '/' || model, reason, nullif(v_before, '{}'),
+      v_after || pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+        'service_tier', nullif(service_tier, 'standard'), 'prompt_tokens_from', nullif(prompt_tokens_from, 0),
+        'prompt_tokens_below', prompt_tokens_below, 'correct', nullif(correct, false))));
   end if;
 
   return query
-  select u.unit, (v_before ->> u.unit)::numeric, (v_after ->> u.unit)::numeric
-  from unnest(array['input', 'cached_input', 'output']) as u (unit)
-  where v_before ? u.unit or v_after ? u.unit;
+  select w.unit, (v_before ->> w.unit)::numeric, w.usd_per_million
+  from unnest(v_wanted) with ordinality as w
+  where v_before ? w.unit or v_after ? w.unit
+  order by w.ordinality;
 end
 $$;
 
 comment on function ops.llm_price_set is
-  'Sets the price of a model from now on, in US dollars per million tokens, for all tenants; audited. dry_run shows '
-  'the change without making it. Raises OP101, OP102.';
+  'Sets the price of a model from now on, in US dollars per million of each unit, for all tenants; audited. A unit that is not '
+  'named has no price of its own from now on, and what was announced for later no longer stands. prompt_tokens_from and '
+  '_below set it for prompts of that length alone. correct => true says that what stands was always wrong: it is replaced for '
+  'as long as it was to apply, and holds keep what they were made with. dry_run shows the change without making it. Raises '
+  'OP101, OP102.';
 
 grant execute on function ops.llm_price_set to holdfast_ops;
 

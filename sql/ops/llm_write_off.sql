@@ -24,24 +24,7 @@ begin
   end if;
 
   if not dry_run then
-    update app.llm_reservations as r
-    set status = 'WRITTEN_OFF',
-        reason = pg_catalog.left(llm_write_off.reason, 200),
-        closed_at = pg_catalog.clock_timestamp()
-    where r.tenant_id = v_held.tenant_id and r.id = v_held.id;
-    with held as (
-      select p.tenant_id, p.budget_id, p.period_start
-      from app.llm_reservation_budgets as h
-      join app.llm_budget_periods as p
-        on p.tenant_id = h.tenant_id and p.budget_id = h.budget_id and p.period_start = h.period_start
-      where h.tenant_id = v_held.tenant_id and h.reservation_id = v_held.id
-      order by p.budget_id
-      for no key update of p
-    )
-    update app.llm_budget_periods as p
-    set presumed_nanousd = p.presumed_nanousd - v_held.estimated_cost_nanousd
-    from held as h
-    where p.tenant_id = h.tenant_id and p.budget_id = h.budget_id and p.period_start = h.period_start;
+    perform app_private.llm_written_off(v_held, llm_write_off.reason);
     insert into ops.audit_log (action, subject, reason, before, after)
     select 'llm_write_off', t.name, llm_write_off.reason, pg_catalog.to_jsonb(v_held),
            pg_catalog.jsonb_build_object('status', 'WRITTEN_OFF')
@@ -49,7 +32,7 @@ begin
   end if;
 
   return query
-  select t.name, v_held.model, app_private.usd(v_held.estimated_cost_nanousd),
+  select t.name, v_held.model, app_private.usd(app_private.llm_rest(v_held, 'PRESUMED')),
          case when dry_run then v_held.status else 'WRITTEN_OFF' end
   from app.tenants as t where t.tenant_id = v_held.tenant_id;
 end

@@ -39,24 +39,26 @@ left join lateral (
       and x.state in ('PENDING', 'RUNNING', 'FAILED')) as live) as l on true
 left join app.analyses as a on a.tenant_id = t.tenant_id and a.id = r.id
 left join lateral (
-  select trim_scale(sum(v.estimated_cost_nanousd) / 1000000000) as reserved,
-         trim_scale(sum(v.cost_nanousd) / 1000000000) as settled
+  select trim_scale(sum(v.estimated_cost_nanousd) * 0.000000001) as reserved,
+         trim_scale(sum(v.cost_nanousd) * 0.000000001) as settled
   from app.llm_reservations as v
   where v.tenant_id = t.tenant_id and v.run_id = r.id and v.status <> 'RELEASED') as m on true
 left join lateral (
-  select min(trim_scale((g.limit_nanousd
+  select min(trim_scale((coalesce(g.limit_nanousd, 'infinity'::numeric)
            - coalesce(p.spent_nanousd + p.reserved_nanousd + p.presumed_nanousd, 0))
-           / 1000000000.0)) as left_usd
+           * 0.000000001)) as left_usd
   from app.llm_budgets as g
+  cross join lateral app_private.period_bounds(g.period, t.time_zone, now(), t.anchor_day) as e
   left join app.llm_budget_periods as p
-    on p.tenant_id = g.tenant_id and p.budget_id = g.id and p.period_start <= now() and p.period_end > now()
-  where g.tenant_id = t.tenant_id) as b on true
+    on p.tenant_id = g.tenant_id and p.budget_id = g.id and p.period_start = e.period_start
+  where g.tenant_id = t.tenant_id and g.scope = 'tenant') as b on true
 order by x.rank, t.name;
 
 comment on view ops.report is
   'One line per tenant: cost lines and how many are flagged, open findings, what they could save a month, what the '
-  'last analysis reserved and cost in US dollars, what is left of the budget, and how it ended: without names what '
-  'had failed before it. running: an analysis is due or on its way. saving is null where unknown.';
+  'last analysis reserved and cost in US dollars, what is left of the tightest budget of the whole tenant (Infinity where '
+  'it is unlimited), and how it ended: without names what had failed before it. running: an analysis is due or on its way. '
+  'saving is null where unknown.';
 
 grant select on ops.report to holdfast_ops;
 

@@ -9,7 +9,8 @@ select r.tenant,
        coalesce(to_char(r.saving, 'FM999,999,999,999,990') || ' ' || r.currency, '-') as saving,
        '$' || to_char(r.reserved, 'FM999,999,990.0000') as reserved,
        '$' || to_char(r.settled, 'FM999,999,990.0000') as settled,
-       coalesce('$' || to_char(r."left", 'FM999,999,990.00'), 'no budget') as "left",
+       case when r."left" is null then 'no budget' when r."left" = 'infinity' then 'unlimited'
+         else '$' || to_char(r."left", 'FM999,999,990.00') end as "left",
        r.state
 from ops.report as r
 join app.tiers as t on t.tier = r.tier

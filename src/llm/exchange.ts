@@ -95,7 +95,10 @@ function whole(response: Response, bytes: Uint8Array<ArrayBuffer>): Response {
 }
 
 /** More than a hundred million is no count of tokens. */
-const tokens = z.int().min(0).max(100_000_000);
+const TOKENS_MAX = 100_000_000;
+const tokens = z.int().min(0).max(TOKENS_MAX);
+/** A part of another count, so the whole is billed without it. */
+const count = tokens.nullish().catch(null);
 
 /** What an OpenAI-compatible provider reports. A zero is a zero; a missing count is missing. */
 const Completion = z.object({
@@ -109,7 +112,19 @@ const Completion = z.object({
     prompt_tokens: tokens,
     completion_tokens: tokens,
     total_tokens: tokens.nullish().catch(null),
-    prompt_tokens_details: z.object({ cached_tokens: tokens.nullish() }).nullish().catch(null),
+    prompt_tokens_details: z
+      .object({ cached_tokens: count, cache_write_tokens: count })
+      .nullish()
+      .catch(null),
+    completion_tokens_details: z.object({ reasoning_tokens: count }).nullish().catch(null),
+    // DeepSeek's name, and those of Anthropic, which gateways hand on.
+    prompt_cache_hit_tokens: count,
+    cache_read_input_tokens: count,
+    cache_creation_input_tokens: count,
+    cache_creation: z
+      .object({ ephemeral_5m_input_tokens: count, ephemeral_1h_input_tokens: count })
+      .nullish()
+      .catch(null),
   }),
 });
 
@@ -130,16 +145,42 @@ function judge(httpStatus: number, bytes: Uint8Array): Pick<Ending, "status" | "
 }
 
 /**
- * Tokens as the bill counts them: `prompt_tokens` includes what came from the cache. Where a provider leaves
- * reasoning out of `completion_tokens`, the total has it. What cannot be true (more cached than sent) is not
- * believed.
+ * Tokens as the bill counts them. `prompt_tokens` includes what was read from a cache or written to one; where
+ * Anthropic's own counts are more than it, it leaves them out, as Anthropic does. Where a provider leaves
+ * reasoning out of `completion_tokens`, the total has it, or their sum. What cannot be true (more cached than
+ * sent) is not believed: it is billed as plain input.
  */
 function usageOf(usage: z.infer<typeof Completion>["usage"]): Usage {
-  const cached = usage.prompt_tokens_details?.cached_tokens ?? 0;
+  const cache = cacheOf(usage);
+  const reasoning = usage.completion_tokens_details?.reasoning_tokens ?? 0;
+  const apart = cache.anthropic > usage.prompt_tokens ? cache.anthropic : 0;
+  const inputTokens = Math.min(usage.prompt_tokens + apart, TOKENS_MAX);
+  const written1h = Math.min(cache.written1h, inputTokens);
+  const written5m = Math.min(cache.written5m, inputTokens - written1h);
+  const completion = usage.completion_tokens + (reasoning > usage.completion_tokens ? reasoning : 0);
+  const outputTokens = Math.min(Math.max(completion, (usage.total_tokens ?? 0) - inputTokens), TOKENS_MAX);
   return {
-    inputTokens: usage.prompt_tokens,
-    outputTokens: Math.max(usage.completion_tokens, (usage.total_tokens ?? 0) - usage.prompt_tokens),
-    cachedInputTokens: cached <= usage.prompt_tokens ? cached : 0,
+    inputTokens,
+    outputTokens,
+    cachedInputTokens: cache.read <= inputTokens - written1h - written5m ? cache.read : 0,
+    ...(written5m > 0 && { cacheWrite5mTokens: written5m }),
+    ...(written1h > 0 && { cacheWrite1hTokens: written1h }),
+    ...(reasoning > 0 && { reasoningTokens: Math.min(reasoning, outputTokens) }),
+  };
+}
+
+/** What was read from a cache and written to it, under each of the names; `anthropic` is the sum of theirs. */
+function cacheOf(usage: z.infer<typeof Completion>["usage"]) {
+  const details = usage.prompt_tokens_details;
+  const read = usage.cache_read_input_tokens ?? 0;
+  const written1h = usage.cache_creation?.ephemeral_1h_input_tokens ?? 0;
+  const fiveMinutes = usage.cache_creation?.ephemeral_5m_input_tokens ?? 0;
+  const created = Math.max(usage.cache_creation_input_tokens ?? 0, fiveMinutes + written1h);
+  return {
+    read: Math.max(read, details?.cached_tokens ?? 0, usage.prompt_cache_hit_tokens ?? 0),
+    written5m: Math.max(created, details?.cache_write_tokens ?? 0) - written1h,
+    written1h,
+    anthropic: read + created,
   };
 }
 

@@ -1,8 +1,12 @@
 // What the calls to a model measure.
 import { Counter, Histogram, type Registry } from "prom-client";
+import type { ObserveBudgets } from "../db.ts";
 import type { Observe } from "../llm.ts";
 
 const BUDGET_BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5];
+const BATCH_BUCKETS = [1, 2, 5, 10, 20, 50, 100, 200];
+/** Why a call gets no hold: the reasons of `budget_exceeded`, and the names of the other refusals. */
+const REFUSALS = ["no_budget", "zero", "too_large", "exhausted", "in_flight", "no_price"];
 const LLM_BUCKETS = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120];
 
 /** Where the calls of one model tell what they measure; its counters stand at 0 from then on. */
@@ -71,5 +75,32 @@ export function llmMetrics(registry: Registry): LlmMetrics {
       },
       overHold: () => overHolds.inc(),
     };
+  };
+}
+
+/** What the coalescer of holds and settlements tells. */
+export function budgetMetrics(registry: Registry): ObserveBudgets {
+  const batches = new Histogram({
+    name: "holdfast_budget_batch_size",
+    help: "Holds or settlements of one tenant that went together in one statement.",
+    buckets: BATCH_BUCKETS,
+    registers: [registry],
+  });
+  const refusals = new Counter({
+    name: "holdfast_budget_refusals_total",
+    help: "Holds and settlements that were refused: budget_exceeded by its reason, the others by their error.",
+    labelNames: ["reason"],
+    registers: [registry],
+  });
+  const busy = new Counter({
+    name: "holdfast_budget_busy_total",
+    help: "Holds and settlements that found their budget locked for longer than BUDGET_LOCK_TIMEOUT.",
+    registers: [registry],
+  });
+  for (const reason of REFUSALS) refusals.inc({ reason }, 0);
+  return {
+    batch: (size) => batches.observe(size),
+    refused: (reason) => refusals.inc({ reason }),
+    busy: (count) => busy.inc(count),
   };
 }

@@ -39,3 +39,14 @@ export function parse<T>(
     detail: { faults },
   });
 }
+
+/**
+ * What `work` answers, or a `TimeoutError` after `timeoutMs`. The work goes on: for what is found again by a retry.
+ */
+export async function within<T>(timeoutMs: number, work: Promise<T>): Promise<T> {
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => {
+    late.reject(new DOMException("The answer took too long.", "TimeoutError"));
+  }, timeoutMs);
+  return Promise.race([work, late.promise]).finally(() => clearTimeout(timer));
+}

@@ -3,12 +3,12 @@ import type { FastifyInstance } from "fastify";
 import { z } from "zod";
 import { analysisGet, analysisRequest } from "../analyses.ts";
 import { authenticate, type Caller } from "../auth.ts";
-import { budgetStatus } from "../budgets.ts";
 import type { Config } from "../config.ts";
 import type { Db } from "../db.ts";
 import { findingsList } from "../findings.ts";
 import type { Metrics } from "../metrics.ts";
 import { ANALYSIS_BOUND } from "../narrative/prompt.ts";
+import { budgetApi } from "./budget.ts";
 import { jobApi } from "./jobs.ts";
 import { Headers, Id, parse, tenantOf } from "./request.ts";
 
@@ -81,7 +81,6 @@ export function tenantApi(
     return { findings, next_after: findings.length < limit ? null : (findings.at(-1)?.rank ?? null) };
   });
 
-  app.get("/budget", async (request) => ({ budgets: await budgetStatus(db, tenantOf(request.caller)) }));
-
+  budgetApi(app, db, timeoutMs);
   jobApi(app, db, metrics.runs, timeoutMs);
 }

@@ -1,4 +1,5 @@
-// One call for many runs: what is asked while a call is under way goes together in the next one.
+// One call for many runs.
+import { coalesced as together, type Waiting } from "../coalesced.ts";
 
 /** What is asked for, and answered, is for one run. */
 type OfRun = { runId: string };
@@ -7,9 +8,6 @@ type OfRun = { runId: string };
 const MOST = 50;
 /** How long a call waits until as many runs are there as the last one had, if that has just been. */
 const GATHER_MS = 2;
-const JUST_MS = 20;
-
-type Waiting<I, O> = { asked: I; answer: PromiseWithResolvers<O | undefined> };
 
 /**
  * Asks by `askAll`, one call at a time, and gives each what was answered for its run; undefined when nothing was. When no
@@ -20,64 +18,26 @@ export function coalesced<I extends OfRun, O extends OfRun>(
   askAll: (asked: I[]) => Promise<O[]>,
   observe?: (seconds: number) => void,
 ): (asked: I) => Promise<O | undefined> {
-  let waiting: Waiting<I, O>[] = [];
-  let isUnderWay = false;
-  let last = { size: 1, endedAt: 0 };
-  /** Called when as many wait as the last call had. */
-  let onGathered: (() => void) | undefined;
-
-  async function askWaiting(): Promise<void> {
-    isUnderWay = true;
-    while (waiting.length > 0) {
-      await gathered();
-      const [batch, rest] = split(waiting);
-      waiting = rest;
-      await askBatch(batch);
-      last = { size: batch.length, endedAt: performance.now() };
-    }
-    isUnderWay = false;
-  }
-
-  async function gathered(): Promise<void> {
-    if (waiting.length >= last.size || performance.now() - last.endedAt > JUST_MS) return;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const timer = setTimeout(resolve, GATHER_MS);
-    onGathered = resolve;
-    await promise;
-    onGathered = undefined;
-    clearTimeout(timer);
-  }
-
-  async function askBatch(batch: Waiting<I, O>[]): Promise<void> {
-    const began = performance.now();
-    try {
-      const answered = await askAll(batch.map((each) => each.asked));
+  const ask = together<I, O | undefined>({
+    gatherMs: GATHER_MS,
+    take: eachRunOnce,
+    async askAll(batch) {
+      const began = performance.now();
+      const answered = await askAll(batch);
       observe?.((performance.now() - began) / 1000);
       const byRun = new Map(answered.map((each) => [each.runId, each]));
-      for (const { asked, answer } of batch) answer.resolve(byRun.get(asked.runId));
-    } catch (error) {
-      for (const { answer } of batch) answer.reject(error);
-    }
-  }
-
-  return (asked) => {
-    const answer = Promise.withResolvers<O | undefined>();
-    waiting.push({ asked, answer });
-    if (!isUnderWay) void askWaiting();
-    else if (waiting.length >= last.size) onGathered?.();
-    return answer.promise;
-  };
+      return batch.map((asked) => byRun.get(asked.runId));
+    },
+  });
+  return (asked) => ask(asked);
 }
 
 /** A run is in a call once: who asks for it a second time must find what the first has left. */
-function split<I extends OfRun, O>(
-  waiting: Waiting<I, O>[],
-): [batch: Waiting<I, O>[], rest: Waiting<I, O>[]] {
+function eachRunOnce<I extends OfRun, O>(waiting: Iterable<Waiting<I, O>>): Waiting<I, O>[] {
   const batch = new Map<string, Waiting<I, O>>();
-  const rest: Waiting<I, O>[] = [];
   for (const each of waiting) {
-    if (batch.size < MOST && !batch.has(each.asked.runId)) batch.set(each.asked.runId, each);
-    else rest.push(each);
+    if (batch.size === MOST) break;
+    if (!batch.has(each.asked.runId)) batch.set(each.asked.runId, each);
   }
-  return [[...batch.values()], rest];
+  return [...batch.values()];
 }

@@ -41,6 +41,10 @@ async function liveADay(tenantId: string): Promise<void> {
     runId,
   );
   await ask("app.llm_settle($1, $2, $3, 10, 10)", held.rows[0].id);
+  await database.superuser.query(
+    `insert into app.llm_price_overrides (tenant_id, provider, factor, valid) values ($1, 'of its own', 0.5, '[2026-01-01,)')`,
+    [tenantId],
+  );
   const result = { narrated_by: "template", fallback_reason: "no_findings", items: [] };
   await ask("app.job_complete($1, $2, $3, 1, $4)", runId, result);
 }
@@ -236,7 +240,8 @@ describe("the logins of the shell", () => {
       [
         ...["app.cost_import_sweep", "app.enter", "app.job_admit", "app.job_claim", "app.job_complete_many"],
         ...["app.job_kinds_missing", "app.job_metrics", "app.job_reap", "app.job_sweep"],
-        ...["app.llm_check", "app.llm_expire", "app.maintain", "app.migration_applied"],
+        ...["app.llm_check", "app.llm_expire", "app.llm_presumed_resolve", "app.llm_sweep"],
+        ...["app.maintain", "app.migration_applied"],
         ...["app.schedule_tick", "app.tenant_find", "app.ticket_binding", "app.ticket_check"],
         ...["app.tiers_derive", "app.tokens_repair", "app.worker_beat", "app.worker_seen"],
         ...["app.worker_stop", "app.workers_reap"],
@@ -298,19 +303,30 @@ test("what sees all tenants is this, and no more", async () => {
       "app.job_metrics",
       "app.job_reap",
     ],
-    ...["app.job_sweep", "app.llm_check", "app.llm_expire", "app.schedule_tick", "app.tenant_find"],
+    ...["app.job_sweep", "app.llm_check", "app.llm_expire", "app.llm_presumed_resolve", "app.llm_sweep"],
+    ...["app.schedule_tick", "app.tenant_find"],
     ...["app.tiers_derive", "app.tokens_repair", "app.worker_beat", "app.worker_seen"],
     ...["app.worker_stop", "app.workers_reap", "app_private.job_gauges"],
     ...["app_private.partition_needed", "app_private.replay_gauges", "app_private.run_waits"],
     ...["app_private.slot_waits"],
     ...["app_private.tenant_check", "app_private.turn_gauges", "app_private.upkeep_gauges"],
-    ...["ops.budget_set", "ops.budgets", "ops.cost_daily", "ops.cost_source_drop"],
+    ...["ops.budgets", "ops.cost_daily", "ops.cost_source_drop"],
     ...["ops.cost_source_set", "ops.cost_sources", "ops.dead_letters", "ops.findings"],
     ...["ops.findings_all", "ops.imports", "ops.job_cancel", "ops.job_discard", "ops.job_enqueue"],
     ...["ops.job_kind_set", "ops.job_pause", "ops.job_replay", "ops.job_resume", "ops.job_show"],
-    ...["ops.jobs", "ops.llm_calls", "ops.llm_price_set", "ops.llm_write_off", "ops.queue"],
-    ...["ops.report", "ops.report_text", "ops.retention_set", "ops.run_events", "ops.schedule_set"],
-    ...["ops.schedules", "ops.stuck", "ops.tenant_add", "ops.tenant_set", "ops.tenants"],
+    ...["ops.jobs", "ops.llm_calls", "ops.llm_price_override_end", "ops.llm_price_override_set"],
+    ...["ops.llm_price_overrides", "ops.llm_price_set", "ops.llm_prices", "ops.llm_prices_load"],
+    ...["ops.llm_write_off", "ops.queue"],
+    ...["ops.report", "ops.report_text", "ops.reservations_presumed", "ops.retention_set", "ops.run_events"],
+    ...[
+      "ops.schedule_set",
+      "ops.schedules",
+      "ops.set_limit",
+      "ops.stuck",
+      "ops.tenant_add",
+      "ops.tenant_set",
+      "ops.tenants",
+    ],
     ...["ops.tier_set", "ops.why_waiting", "ops.workers"],
   ]);
 });

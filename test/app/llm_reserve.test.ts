@@ -163,7 +163,7 @@ describe("it refuses", () => {
     await database.superuser.query("delete from app.llm_budgets where tenant_id = $1", [tenantId]);
     const refused = await refusal(reserve(tenantId, { provider: "free" }), "budget_exceeded");
     expect(refused.detail).toMatchObject({ reason: "no_budget", max_affordable_output_tokens: 0 });
-    expect(refused.hint).toContain("ops.budget_set");
+    expect(refused.hint).toContain("ops.set_limit");
   });
 
   test("a model without a price", async () => {

@@ -409,9 +409,25 @@ describe("slots and keys of runs", () => {
   });
 });
 
+test("keys of reservations are kept for 30 days", async () => {
+  await rows(
+    `insert into app.llm_reservation_keys (tenant_id, idempotency_key, fingerprint, reservation_id, created_at)
+     select $1, 'key ' || d, 'f', gen_random_uuid(), now() - make_interval(days => d)
+     from unnest(array[29, 31, 32]) as d`,
+    [tenantId],
+  );
+  expect((await database.worker.pool.query("select app.llm_sweep(1) as n")).rows).toEqual([{ n: 1 }]);
+  expect((await maintain())["rows_swept"]).toBe("1");
+  expect((await maintain())["rows_swept"]).toBe("0");
+  const left = "select idempotency_key as key from app.llm_reservation_keys where tenant_id = $1";
+  expect(await rows(left, [tenantId])).toEqual([{ key: "key 29" }]);
+});
+
 test("it refuses the service", async () => {
-  for (const text of ["select app.maintain()", "select app.cost_import_sweep()", "select app.job_sweep()"]) {
-    await expect(database.service.pool.query(text)).rejects.toMatchObject({ code: "42501" });
+  for (const sweep of ["maintain", "cost_import_sweep", "job_sweep", "llm_sweep"]) {
+    await expect(database.service.pool.query(`select app.${sweep}()`)).rejects.toMatchObject({
+      code: "42501",
+    });
   }
   await database.ops.query("select * from app.maintain()");
 });

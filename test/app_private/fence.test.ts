@@ -215,6 +215,7 @@ const CONSTANTS: Record<string, string> = {
   "timestamp with time zone": "timestamptz '2031-03-07 00:00+00'",
   boolean: "true",
   real: "0.75::real",
+  interval: "interval '7654321 seconds'",
   numeric: "7654321::numeric",
 };
 

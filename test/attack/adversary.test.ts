@@ -41,7 +41,7 @@ describe("a hole that is made on purpose is found:", () => {
   async function attacked(hole: string, mend: string): Promise<Siege> {
     await holed.superuser.query(hole);
     try {
-      return await besiege(holed, holedScene, randomFrom(SEED), { sessions: 600, ms: 60_000 });
+      return await besiege(holed, holedScene, randomFrom(SEED), { sessions: 1_500, ms: 60_000 });
     } finally {
       await holed.superuser.query(mend);
     }

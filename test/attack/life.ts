@@ -155,6 +155,11 @@ async function mark({ superuser }: SceneDatabase, tenantId: string, { word, numb
       [tenantId, `${word} source`],
     );
     await client.query(
+      `insert into app.llm_price_overrides (tenant_id, provider, model, unit, usd_per_million, valid)
+       values ($1, $2, $2, 'input', ($3::text)::numeric / 10000000, '[2026-01-01,)')`,
+      [tenantId, `${word} provider`, number],
+    );
+    await client.query(
       "insert into app.tenant_schedules (tenant_id, every, next_run_at) values ($1, '1 hour', now() + interval '1 day')",
       [tenantId],
     );

@@ -7,7 +7,7 @@ import type { Row } from "../support/contract.ts";
 import { costsOf, usage } from "../support/costs.ts";
 import { testDatabase } from "../support/database.ts";
 import { type AttackScene, attackScene } from "./scene.ts";
-import { BY_ID, BY_KEY, NAMES_NOTHING } from "./support/calls.ts";
+import { BY_ID, BY_ID_IN_A_LIST, BY_KEY, NAMES_NOTHING } from "./support/calls.ts";
 import { callOf, contractFunctions } from "./support/contract_functions.ts";
 import { errorBytes, errorFields } from "./support/errors.ts";
 import { openSession, outcomeOf, type Session } from "./support/session.ts";
@@ -80,6 +80,7 @@ const absent = (id: string) => id.slice(0, -12) + randomUUID().slice(-12);
 /** Another value of the same type. */
 function another(value: unknown): unknown {
   if (typeof value !== "string") return Number(value) + 1_000_000;
+  if (/^[[(].*[\])]$/.test(value)) return "[2031-03-07,2031-03-08)";
   if (/^\d{4}-\d{2}-\d{2}/.test(value)) return `2031${value.slice(4)}`;
   return /^[0-9a-f]{8}-/.test(value) ? absent(value) : `${value} x`;
 }
@@ -177,14 +178,15 @@ describe("keys, for whoever writes as a function of the contract does", () => {
         for (const key of table.keys) {
           const target = `on conflict (${key.columns.join(", ")})`;
           const said = new Set<string>();
-          for (const rest of [
-            "on conflict do nothing",
+          const inferred = [
             `${target} do nothing`,
             `${target} do update set tenant_id = excluded.tenant_id`,
             `${target} do update set tenant_id = excluded.tenant_id where false`,
             `${target} do update set tenant_id = excluded.tenant_id where ('leak:' || t::text)::integer > 0`,
             `${target} do update set tenant_id = excluded.tenant_id where t::text like '%a%'`,
-          ]) {
+          ];
+          const named = [`on conflict on constraint ${key.constraint} do nothing`];
+          for (const rest of ["", "on conflict do nothing", ...(key.excludes ? named : inferred)]) {
             for (const there of [true, false]) {
               const last = key.columns.at(-1)!;
               const values = [JSON.stringify([there ? row : { ...row, [last]: another(row![last]) }])];
@@ -231,8 +233,9 @@ describe("an object that is named", () => {
     const found = (await contractFunctions(database)).flatMap((each) =>
       each.arguments.filter(couldName).map((argument) => `${each.name} ${argument.name}`),
     );
-    const cases = [...BY_ID, ...BY_KEY].map(({ argument }) => argument);
-    expect(found.sort()).toEqual([...cases, ...NAMES_NOTHING, "app.job_complete result"].sort());
+    const cases = [...BY_ID, ...BY_ID_IN_A_LIST, ...BY_KEY].map(({ argument }) => argument);
+    const all = new Set([...cases, ...NAMES_NOTHING, "app.job_complete result"]);
+    expect(found.sort()).toEqual([...all].sort());
   });
 
   test.each(BY_ID)("$argument: another's is refused by name, like one that is not there", async (naming) => {
@@ -250,6 +253,21 @@ describe("an object that is named", () => {
         errors.push(errorBytes(error, [given]));
       }
       expect(errors[0]).toBe(errors[1]);
+    }
+  });
+
+  test.each(BY_ID_IN_A_LIST)("$argument: another's is refused by name in its row, alike", async (naming) => {
+    const ids = scene.ids.foreign[naming.ids]!;
+    expect(ids.length).toBeGreaterThan(0);
+    for (const id of ids) {
+      const answers = [];
+      for (const given of [id, absent(id)]) {
+        const { error, rows } = await worker.ask(naming.text, [mine, database.ticket(mine), given]);
+        expect(error).toBeUndefined();
+        expect(rows, given).toMatchObject([{ refusal: naming.refusal }]);
+        answers.push(JSON.stringify(rows).replaceAll(given, "it"));
+      }
+      expect(answers[0]).toBe(answers[1]);
     }
   });
 

@@ -23,7 +23,7 @@ test("the examples that change something did", async () => {
   );
   expect(budgets).toEqual([{ limit_usd: "50" }]);
   const { rows: audited } = await database.ops.query("select action from ops.audit_log order by id");
-  expect(audited.map((row) => row.action)).toEqual(["tenant_add", "become", "budget_set", "llm_price_set"]);
+  expect(audited.map((row) => row.action)).toEqual(["tenant_add", "become", "set_limit", "llm_price_set"]);
 });
 
 test("everything in ops is in it, and everything in it is there", async () => {

@@ -1,4 +1,4 @@
-// sql/ops/tenant_set.sql: a person changes a tenant's plan, pin or time zone.
+// sql/ops/tenant_set.sql: a person changes a tenant's plan, pin, time zone, anchor day or policy.
 import { beforeEach, describe, expect, test } from "vitest";
 import { collide, type Row, raised } from "../support/contract.ts";
 import { testDatabase } from "../support/database.ts";
@@ -21,6 +21,8 @@ async function set(args: string, name = tenant, reason = "a new contract"): Prom
 }
 const row = async (): Promise<Row> =>
   (await rows("select * from app.tenants where tenant_id = $1", [tenantId]))[0]!;
+const listed = async (): Promise<Row> =>
+  (await database.ops.query("select * from ops.tenants where tenant = $1", [tenant])).rows[0];
 const audits = () =>
   rows("select actor, subject, reason, before, after from ops.audit_log where action = 'tenant_set'");
 
@@ -88,12 +90,52 @@ describe("it works", () => {
     expect(await turns.runsFor([tenantId])).toEqual([]);
   });
 
+  test("the day on which its months begin, with a word on what that does", async () => {
+    const call =
+      "select * from ops.tenant_set($1, 'as invoiced', anchor_day => 31, time_zone => 'Asia/Kolkata', plan => 'pro')";
+    const note = "its budgets may begin another period now, in which nothing is spent yet";
+    expect((await database.ops.query(call, [tenant])).rows).toEqual([
+      { setting: "anchor_day", before: "1", after: "31", note },
+      { setting: "plan", before: "growth", after: "pro", note: null },
+      { setting: "tier", before: "ACTIVE", after: "HIGH_VALUE", note: null },
+      { setting: "time_zone", before: "UTC", after: "Asia/Kolkata", note },
+    ]);
+    expect(await row()).toMatchObject({ anchor_day: 31, time_zone: "Asia/Kolkata", version: "2" });
+    expect(await listed()).toMatchObject({ anchor_day: 31, time_zone: "Asia/Kolkata" });
+    expect(await audits()).toMatchObject([{ before: { anchor_day: 1 }, after: { anchor_day: 31 } }]);
+  });
+
+  test("what becomes of its presumed holds: each policy, and the time of the one that has one", async () => {
+    expect(await set("presumed_policy => 'release_after', presumed_after => '36 hours'")).toEqual([
+      ["presumed_after", null, "36:00:00"],
+      ["presumed_policy", "hold", "release_after"],
+    ]);
+    expect(await listed()).toMatchObject({ presumed_policy: "release_after" });
+    expect(await set("presumed_after => '7 days'")).toEqual([["presumed_after", "36:00:00", "7 days"]]);
+    expect(await set("plan => 'pro', presumed_policy => 'release_after'")).toHaveLength(2);
+    expect(await row()).toMatchObject({ presumed_after: { days: 7 } });
+    expect(await set("presumed_policy => 'charge_worst_case'")).toEqual([
+      ["presumed_after", "7 days", null],
+      ["presumed_policy", "release_after", "charge_worst_case"],
+    ]);
+    expect(await listed()).toMatchObject({ presumed_policy: "charge_worst_case", presumed_after: null });
+    expect(await set("presumed_policy => 'hold'")).toEqual([
+      ["presumed_policy", "charge_worst_case", "hold"],
+    ]);
+    expect((await audits()).map((each) => each["after"].presumed_policy)).toEqual([
+      ...["release_after", "release_after", "release_after", "charge_worst_case", "hold"],
+    ]);
+  });
+
   test("dry_run shows it and changes nothing", async () => {
     const before = await row();
     expect(await set("plan => 'pro', dry_run => true")).toEqual([
       ["plan", "growth", "pro"],
       ["tier", "ACTIVE", "HIGH_VALUE"],
     ]);
+    expect(
+      await set("anchor_day => 9, presumed_policy => 'charge_worst_case', dry_run => true"),
+    ).toHaveLength(2);
     expect(await row()).toEqual(before);
     expect(await audits()).toEqual([]);
     expect(await turns.runsFor([tenantId])).toEqual([]);
@@ -107,6 +149,15 @@ describe("it works twice", () => {
     expect(await set("")).toEqual([]);
     expect(await audits()).toHaveLength(1);
     expect(await turns.runsFor([tenantId])).toHaveLength(1);
+  });
+
+  test("the same day and policy again change nothing; the same time in other words is written", async () => {
+    const policy = "anchor_day => 9, presumed_policy => 'release_after', presumed_after =>";
+    expect(await set(`${policy} '1 day'`)).toHaveLength(3);
+    expect(await set(`${policy} '1 day'`)).toEqual([]);
+    expect(await set(`${policy} '24 hours'`)).toEqual([["presumed_after", "1 day", "24:00:00"]]);
+    expect(await set(`${policy} '24 hours'`)).toEqual([]);
+    expect(await audits()).toHaveLength(2);
   });
 
   test("two people at once, while a tick is at the shard: both changes are made, with one turn", async () => {
@@ -130,11 +181,38 @@ describe("it refuses, by name, and changes nothing", () => {
     ["TN103", "tier => 'NOBODY'"],
     ["TN103", "time_zone => 'Mars/Olympus'"],
     ["OP102", "tier => 'DORMANT', unpin => true"],
+    ["TN103", "anchor_day => 0"],
+    ["TN103", "anchor_day => 32"],
+    ["TN103", "anchor_day => -1"],
+    ["TN103", "anchor_day => 2147483647"],
+    ["TN103", "presumed_policy => 'release'"],
+    ["TN103", "presumed_policy => ''"],
+    ["TN103", "presumed_policy => 'HOLD'"],
+    ["TN103", "presumed_policy => 'release_after'"],
+    ["TN103", "presumed_after => '1 day'"],
+    ["TN103", "presumed_policy => 'hold', presumed_after => '1 day'"],
+    ["TN103", "presumed_policy => 'charge_worst_case', presumed_after => '1 day'"],
+    ["TN103", "presumed_policy => 'release_after', presumed_after => '59 seconds'"],
+    ["TN103", "presumed_policy => 'release_after', presumed_after => '-1 day'"],
+    ["TN103", "presumed_policy => 'release_after', presumed_after => '366 days 1 second'"],
+    ["TN103", "presumed_policy => 'release_after', presumed_after => '2147483647 days'"],
+    ["TN103", "presumed_policy => 'release_after', presumed_after => '1 month'"],
+    ["TN103", "presumed_policy => 'release_after', presumed_after => '1 year'"],
+    ["TN103", "plan => 'pro', anchor_day => 32"],
   ])("%s: %s", async (sqlstate, args) => {
     const before = await row();
     expect(await raised(set(args))).toMatchObject({ sqlstate });
     expect(await row()).toEqual(before);
     expect(await audits()).toEqual([]);
+  });
+
+  test("it says which argument", async () => {
+    for (const [argument, args] of Object.entries({
+      anchor_day: "anchor_day => 32",
+      presumed_policy: "presumed_policy => 'release'",
+      presumed_after: "presumed_policy => 'release_after'",
+    }))
+      expect(await raised(set(args))).toMatchObject({ name: "tenant_invalid", detail: { argument } });
   });
 
   test("a tenant that is not there, and no reason", async () => {

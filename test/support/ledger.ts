@@ -71,10 +71,11 @@ export function ledgerOf(database: TestDatabase): Ledger {
       await ops.query("select ops.llm_price_set('free', 'm', 0, 0, reason => 'test')");
     },
     async setBudget(tenantName, limitUsd, period = "month") {
-      await ops.query(
-        "select ops.budget_set(tenant => $1, limit_usd => $2, period => $3, reason => 'test')",
-        [tenantName, limitUsd, period],
-      );
+      await ops.query("select ops.set_limit(tenant => $1, limit_usd => $2, period => $3, reason => 'test')", [
+        tenantName,
+        limitUsd,
+        period,
+      ]);
     },
     reserve: (tenantId, asked) => oneAs(service, tenantId, RESERVE, reserveValues(asked)),
     settle: (tenantId, id, input, output, cached = 0) =>

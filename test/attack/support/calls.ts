@@ -85,6 +85,10 @@ export const BY_ID: Naming[] = [
     "select * from app.job_replay($1, $2, run_id => $3, actor => 'x', reason => 'not mine', force => true)",
   ),
   reservation(
+    "app.llm_extend reservation_id",
+    "select * from app.llm_extend($1, $2, reservation_id => $3, ttl => '1 minute')",
+  ),
+  reservation(
     "app.llm_presume reservation_id",
     "select * from app.llm_presume($1, $2, reservation_id => $3, reason => 'x')",
   ),
@@ -103,6 +107,27 @@ export const BY_ID: Naming[] = [
   ),
 ];
 
+const ASK = `'provider', 'offline', 'model', 'offline-analyst', 'input_tokens_bound', 10, 'max_output_tokens', 10`;
+
+/** By the id of an object inside of a list: the row of that request has the name of the refusal, alike for both. */
+export const BY_ID_IN_A_LIST: (Omit<Naming, "notFound"> & { refusal: string })[] = [
+  {
+    argument: "app.llm_reserve_many asks",
+    text: `select * from app.llm_reserve_many($1, $2, jsonb_build_array(
+             jsonb_build_object('idempotency_key', gen_random_uuid(), ${ASK}, 'run_id', $3::text)))`,
+    ids: "app.job_runs.id",
+    refusal: "job_run_not_found",
+  },
+  {
+    argument: "app.llm_settle_many settles",
+    // Without the column id: it says the id that was given.
+    text: `select n, status, cost_nanousd, over_hold_nanousd, refusal, detail, hint from app.llm_settle_many($1, $2, jsonb_build_array(
+             jsonb_build_object('reservation_id', $3::text, 'input_tokens', 1, 'output_tokens', 1)))`,
+    ids: "app.llm_reservations.id",
+    refusal: "reservation_not_found",
+  },
+];
+
 /** By a key that the caller chose: another tenant's is as good as a new one. */
 export const BY_KEY: Omit<Naming, "notFound" | "ids">[] = [
   {
@@ -118,6 +143,11 @@ export const BY_KEY: Omit<Naming, "notFound" | "ids">[] = [
     argument: "app.llm_reserve idempotency_key",
     text: "select * from app.llm_reserve($1, $2, idempotency_key => $3, provider => 'offline', model => 'offline-analyst', input_tokens_bound => 10, max_output_tokens => 10)",
   },
+  {
+    argument: "app.llm_reserve_many asks",
+    text: `select * from app.llm_reserve_many($1, $2, jsonb_build_array(
+             jsonb_build_object('idempotency_key', $3::text, ${ASK})))`,
+  },
 ];
 
 /** Arguments that could hold the id of an object, and what becomes of it. */
@@ -126,5 +156,8 @@ export const NAMES_NOTHING: string[] = [
   "app.cost_import_fail error", // kept as it comes
   "app.job_enqueue input", // what a task is asked: kept as it comes
   "app.job_list before", // a place in the order of one's own runs, be it a run or not
+  "app.llm_quote ask", // what it would cost: neither its key nor its run is looked at
+  // Which budgets of one's own a call counts under: test/app/llm_reserve_many.test.ts has a stranger with the same.
+  ...["app.llm_reserve api_key", "app.llm_reserve tags", "app.llm_reserve user_id"],
   "app.llm_settle provider_request_id", // what the provider calls the call: kept as it comes
 ];

@@ -3,8 +3,8 @@
 import type { Row } from "../../support/contract.ts";
 import type { TestDatabase } from "../../support/database.ts";
 
-/** A unique or exclusion key; `columns` are as `on conflict` takes them. */
-export type Key = { index: string; constraint: string | null; columns: string[] };
+/** A unique or exclusion key; `columns` are as `on conflict` takes them, which infers no exclusion from them. */
+export type Key = { index: string; constraint: string | null; excludes: boolean; columns: string[] };
 /** A foreign key by its columns, in order. */
 export type ForeignKey = { constraint: string; columns: string[]; parent: string; parentColumns: string[] };
 /** A table with a tenant; `columns` are those that can be written. */
@@ -18,7 +18,7 @@ export async function keyedTables({ superuser }: TestDatabase): Promise<KeyedTab
              where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
              order by a.attnum) as columns,
        (select coalesce(jsonb_agg(jsonb_build_object('index', i.indexrelid::regclass::text, 'constraint', k.conname,
-                 'columns', array(select pg_get_indexdef(i.indexrelid, n, true)
+                 'excludes', i.indisexclusion, 'columns', array(select pg_get_indexdef(i.indexrelid, n, true)
                                   from generate_series(1, i.indnkeyatts) as n))), '[]')
         from pg_index as i
         left join pg_constraint as k on k.conindid = i.indexrelid and k.conrelid = c.oid and k.contype in ('p', 'u', 'x')
