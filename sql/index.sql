@@ -88,7 +88,7 @@
 --!include app_private/llm_hint.sql
 --!include app_private/llm_raise.sql
 --!include app_private/llm_busy.sql
---!include app_private/llm_lock_timeout_set.sql
+--!include app_private/llm_settings_set.sql
 --!include app_private/llm_ask.sql
 --!include app_private/llm_period.sql
 --!include app_private/llm_ask_fault.sql

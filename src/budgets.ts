@@ -26,7 +26,12 @@ export type AnswerFacts = {
   responseModel: string | null;
   finishReason: string | null;
   simulated: boolean;
+  /** It is a client that says so: the hold of a run is not found. */
+  ofClient?: boolean;
 };
+
+/** Who asks: for a client the hold of a run is not found. */
+export type Asking = { ofClient?: boolean };
 
 /** What one call has used: of which hold, how much, and what else is known. */
 export type Settle = { reservationId: string; usage: Usage; facts?: Partial<AnswerFacts> | undefined };
@@ -280,6 +285,7 @@ export function settleText({ reservationId, usage, facts = {} }: Settle): string
     response_model: facts.responseModel,
     finish_reason: facts.finishReason,
     simulated: facts.simulated,
+    of_client: facts.ofClient,
   });
 }
 
@@ -289,10 +295,11 @@ export async function release(
   tenantId: string,
   reservationId: string,
   reason: string,
+  { ofClient = false }: Asking = {},
 ): Promise<Closing> {
   const text = `select id, status
-     from app.llm_release($1, $2, reservation_id => $3, reason => $4, lock_timeout_ms => $5)`;
-  const values = [reservationId, reason, lockMs(db)];
+     from app.llm_release($1, $2, reservation_id => $3, reason => $4, lock_timeout_ms => $5, of_client => $6)`;
+  const values = [reservationId, reason, lockMs(db), ofClient];
   return only(await counted(db, 1, call(db, tenantId, text, values, Closing)));
 }
 
@@ -315,10 +322,12 @@ export async function extend(
   tenantId: string,
   reservationId: string,
   ttlMs: number,
+  { ofClient = false }: Asking = {},
 ): Promise<Extension> {
   const text = `select id, status, expires_at
-     from app.llm_extend($1, $2, reservation_id => $3, ttl => make_interval(secs => $4), lock_timeout_ms => $5)`;
-  const values = [reservationId, ttlMs / 1000, lockMs(db)];
+     from app.llm_extend($1, $2, reservation_id => $3, ttl => make_interval(secs => $4), lock_timeout_ms => $5,
+       of_client => $6)`;
+  const values = [reservationId, ttlMs / 1000, lockMs(db), ofClient];
   return only(await counted(db, 1, call(db, tenantId, text, values, Extension)));
 }
 

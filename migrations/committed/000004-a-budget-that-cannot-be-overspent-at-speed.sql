@@ -1,5 +1,5 @@
 --! Previous: sha1:3bf34156393c03fd5872d18429fa0a65cd599f34
---! Hash: sha1:0bb94e43c489992a56197536f8dddd038d3f3b46
+--! Hash: sha1:f505f35a061f23e28ceebfe44744700160c74cad
 --! Message: a budget that cannot be overspent, at speed
 
 -- A budget that cannot be overspent, at speed.
@@ -115,6 +115,9 @@ drop function ops.tenant_set(text, text, text, text, boolean, text, boolean);
 drop function app.llm_release(uuid, text, uuid, text);
 drop function app.llm_presume(uuid, text, uuid, text);
 drop function ops.llm_price_set(text, text, numeric, numeric, text, numeric, boolean);
+
+drop function app_private.llm_reservation_lock(uuid, uuid);
+drop function app_private.llm_end(uuid, uuid, text, text);
 
 --! Included app/error_codes.sql
 create or replace view app.error_codes as
@@ -792,7 +795,8 @@ create or replace function app_private.whole(count numeric) returns bigint
 language sql
 immutable
 parallel safe
-return case when count is not null then pg_catalog.ceil(least(greatest(count, -1), 1000000000)) end::bigint;
+return case when count < 0 then -1 when count is not null
+  then pg_catalog.ceil(least(count, 1000000000)) end::bigint;
 
 comment on function app_private.whole is
   'A count that came as a number of any size: a fraction is rounded up, and what is out of every range stays so.';
@@ -1045,26 +1049,28 @@ $$;
 
 comment on function app_private.llm_busy is 'Raises LB301: the budget was locked by others for too long.';
 --! EndIncluded app_private/llm_busy.sql
---! Included app_private/llm_lock_timeout_set.sql
-create or replace function app_private.llm_lock_timeout_set(ms integer) returns void
+--! Included app_private/llm_settings_set.sql
+create or replace function app_private.llm_settings_set(lock_timeout_ms integer) returns void
 language plpgsql
 set search_path = ''
 as $$
 begin
-  if coalesce(ms, 0) not between 1 and 60000 then
+  if coalesce(lock_timeout_ms, 0) not between 1 and 60000 then
     raise exception using
       errcode = 'OP102',
       message = 'argument_invalid',
-      detail  = pg_catalog.jsonb_build_object('lock_timeout_ms', ms),
+      detail  = pg_catalog.jsonb_build_object('lock_timeout_ms', lock_timeout_ms),
       hint    = 'The wait for a budget is 1 to 60,000 ms.';
   end if;
-  perform pg_catalog.set_config('lock_timeout', ms || 'ms', true);
+  perform pg_catalog.set_config('lock_timeout', lock_timeout_ms || 'ms', true);
+  -- Read at the commit, which an answer or a paid call follows; a setting of the function would be gone by then.
+  perform pg_catalog.set_config('synchronous_commit', 'on', true);
 end
 $$;
 
-comment on function app_private.llm_lock_timeout_set is
-  'Bounds each wait for a lock until the end of the transaction. Raises OP102.';
---! EndIncluded app_private/llm_lock_timeout_set.sql
+comment on function app_private.llm_settings_set is
+  'Bounds each wait for a lock until the end of the transaction, and has its commit wait for the disk. Raises OP102.';
+--! EndIncluded app_private/llm_settings_set.sql
 --! Included app_private/llm_ask.sql
 -- Made once: a type knows no "create or replace".
 do $$
@@ -1297,7 +1303,7 @@ stable
 set search_path = ''
 as $$
 declare
-  v_wanted uuid[] := '{}';
+  v_wanted uuid[] := array[]::uuid[];
   v_found  uuid[];
   v_asks   app_private.llm_ask[] := array[]::app_private.llm_ask[];
   v_ask    app_private.llm_ask;
@@ -1708,9 +1714,7 @@ declare
   v_held    app.llm_reservations;
 begin
   perform app.enter(tenant_id, ticket);
-  -- Read at the commit, which a paid call follows; a setting of the function would be gone by then.
-  perform pg_catalog.set_config('synchronous_commit', 'on', true);
-  perform app_private.llm_lock_timeout_set(lock_timeout_ms);
+  perform app_private.llm_settings_set(lock_timeout_ms);
 
   v_asks := app_private.llm_asks_replayed(tenant_id, app_private.llm_asks_read(asks));
   v_asks := app_private.llm_asks_price(tenant_id, app_private.llm_asks_run(tenant_id, v_asks), v_at);
@@ -1723,12 +1727,12 @@ begin
     begin
       v_asks := app_private.llm_keys_take(tenant_id, v_asks);
       v_periods := app_private.llm_periods_take(tenant_id, v_periods);
+      v_asks := app_private.llm_asks_fit(v_asks, v_periods, all_come_back => false);
+      perform app_private.llm_holds_write(tenant_id, v_asks, v_periods, v_at);
+      perform app_private.tenant_active(tenant_id);
     exception when lock_not_available then
       perform app_private.llm_busy();
     end;
-    v_asks := app_private.llm_asks_fit(v_asks, v_periods, all_come_back => false);
-    perform app_private.llm_holds_write(tenant_id, v_asks, v_periods, v_at);
-    perform app_private.tenant_active(tenant_id);
   end if;
 
   foreach v_ask in array v_asks loop
@@ -1882,6 +1886,7 @@ begin
       response_model      text,
       finish_reason       text,
       simulated           boolean,
+      of_client           boolean,
       writes              boolean,
       run_id              uuid,
       provider            text,
@@ -1953,7 +1958,7 @@ begin
             app_private.whole(coalesce(x.tool_calls, 0)))::app_private.llm_units,
            coalesce(x.source, 'provider'), pg_catalog.left(x.provider_request_id, 200),
            pg_catalog.left(x.response_model, 200), pg_catalog.left(x.finish_reason, 50),
-           coalesce(x.simulated, false),
+           coalesce(x.simulated, false), coalesce(x.of_client, false),
            null::boolean, null::uuid, null::text, null::text, null::bigint, null::boolean, null::bigint,
            null::text, null::numeric, null::numeric, null::text, null::jsonb
     from pg_catalog.jsonb_array_elements(settles) with ordinality as e (settle, n)
@@ -1961,7 +1966,8 @@ begin
       reservation_id uuid, final boolean, input_tokens numeric, cached_input_tokens numeric,
       cache_write_5m_tokens numeric, cache_write_1h_tokens numeric, output_tokens numeric,
       reasoning_tokens numeric, images numeric, tool_calls numeric, source text,
-      provider_request_id text, response_model text, finish_reason text, simulated boolean)
+      provider_request_id text, response_model text, finish_reason text, simulated boolean,
+      of_client boolean)
     order by e.n
   loop
     v_fault := case when v_settle.source not in ('provider', 'estimated')
@@ -2089,7 +2095,8 @@ begin
         and u.source = 'estimated'))
     and not exists (
       select from app.llm_usage as u
-      where u.tenant_id = held.tenant_id and u.reservation_id = held.id and u.status = 'ADJUSTED')
+      where u.tenant_id = held.tenant_id and u.reservation_id = held.id and u.status = 'ADJUSTED'
+        and u.source = 'provider')
     and (app_private.llm_settle_again(held, settle)).refusal is not null;
 end
 $$;
@@ -2126,7 +2133,7 @@ begin
     end if;
     if v_settle.refusal is not null then
       null;
-    elsif v_hold.id is null then
+    elsif v_hold.id is null or (v_settle.of_client and v_hold.run_id is not null) then
       v_settle.refusal := 'reservation_not_found';
     elsif v_hold.status = 'RELEASED' or (v_hold.closed_at is not null and not v_settle.final) then
       v_settle.refusal := 'reservation_closed';
@@ -2194,6 +2201,7 @@ begin
   set status = s.status,
       settled_nanousd = s.cost_nanousd,
       cost_nanousd = case when s.status = 'APPLIED' then s.cost_nanousd end,
+      presumed_at = case when s.status = 'PRESUMED' then v_at else r.presumed_at end,  -- it was heard of
       used = case when s.final then r.used else pg_catalog.to_jsonb(s.used) end,
       closed_at = case when s.status = 'APPLIED' then coalesce(r.closed_at, v_at) else r.closed_at end
   from unnest(v_judged) as s
@@ -2241,7 +2249,7 @@ declare
   v_done  app_private.llm_settle[] := array[]::app_private.llm_settle[];
 begin
   perform app.enter(tenant_id, ticket);
-  perform app_private.llm_lock_timeout_set(lock_timeout_ms);
+  perform app_private.llm_settings_set(lock_timeout_ms);
   v_left := app_private.llm_settles_read(settles);
 
   begin
@@ -2272,7 +2280,8 @@ comment on function app.llm_settle_many is
   'objects with reservation_id, input_tokens, output_tokens, and where there are such cached_input_tokens, '
   'cache_write_5m_tokens, cache_write_1h_tokens, reasoning_tokens, images, tool_calls, final (false: a stream so far; the '
   'numbers are of the whole call each time), source (provider, or estimated), provider_request_id, response_model, '
-  'finish_reason, simulated. Late is accepted, and more than the hold is recorded. One that is refused fails no other. '
+  'finish_reason, simulated, of_client (true: the hold of a run is not found). Late is accepted, and more than the hold is '
+  'recorded. One that is refused fails no other. '
   'Raises LB105 for what is no list, LB301 when others keep the budget locked for longer than lock_timeout_ms.';
 
 grant execute on function app.llm_settle_many to holdfast_service, holdfast_worker;
@@ -2347,9 +2356,37 @@ comment on function app_private.llm_headroom is
 
 grant execute on function app_private.llm_headroom to holdfast_system;
 --! EndIncluded app_private/llm_headroom.sql
+--! Included app_private/llm_reservation_lock.sql
+create or replace function app_private.llm_reservation_lock(
+  tenant_id uuid, reservation_id uuid, of_client boolean default false)
+returns app.llm_reservations
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_reservation app.llm_reservations;
+begin
+  select r.* into v_reservation
+  from app.llm_reservations as r
+  where r.tenant_id = llm_reservation_lock.tenant_id and r.id = reservation_id
+  for no key update;
+  if not found or (of_client and v_reservation.run_id is not null) then
+    raise exception using
+      errcode = 'LB104',
+      message = 'reservation_not_found',
+      hint    = 'Use the id that llm_reserve answered, for the tenant that reserved it.';
+  end if;
+  return v_reservation;
+end
+$$;
+
+comment on function app_private.llm_reservation_lock is
+  'The reservation, locked. Raises LB104, alike for an absent and a foreign id, and of_client, which is '
+  'what a client may end itself, for that of a run.';
+--! EndIncluded app_private/llm_reservation_lock.sql
 --! Included app_private/llm_end.sql
 create or replace function app_private.llm_end(
-  tenant_id uuid, reservation_id uuid, to_status text, reason text)
+  tenant_id uuid, reservation_id uuid, to_status text, reason text, of_client boolean default false)
 returns table (id uuid, status text)
 language plpgsql
 set search_path = ''
@@ -2357,7 +2394,7 @@ as $$
 declare
   v_held app.llm_reservations;
 begin
-  v_held := app_private.llm_reservation_lock(tenant_id, reservation_id);
+  v_held := app_private.llm_reservation_lock(tenant_id, reservation_id, of_client);
 
   -- What a stream has settled was billed.
   if to_status = 'RELEASED' and v_held.status = 'RESERVED' and v_held.settled_nanousd > 0 then
@@ -2382,7 +2419,8 @@ comment on function app_private.llm_end is
 --! EndIncluded app_private/llm_end.sql
 --! Included app/llm_release.sql
 create or replace function app.llm_release(
-  tenant_id uuid, ticket text, reservation_id uuid, reason text, lock_timeout_ms integer default 3000)
+  tenant_id uuid, ticket text, reservation_id uuid, reason text, lock_timeout_ms integer default 3000,
+  of_client boolean default false)
 returns table (id uuid, status text)
 language plpgsql
 security definer  -- the shell may not write reservations
@@ -2390,9 +2428,10 @@ set search_path = ''
 as $$
 begin
   perform app.enter(tenant_id, ticket);
-  perform app_private.llm_lock_timeout_set(lock_timeout_ms);
+  perform app_private.llm_settings_set(lock_timeout_ms);
   return query
-  select e.id, e.status from app_private.llm_end(tenant_id, reservation_id, 'RELEASED', reason) as e;
+  select e.id, e.status
+  from app_private.llm_end(tenant_id, reservation_id, 'RELEASED', reason, of_client) as e;
 exception when lock_not_available then
   perform app_private.llm_busy();
 end
@@ -2400,7 +2439,8 @@ $$;
 
 comment on function app.llm_release is
   'Gives a hold back, with proof that nothing was billed: the call was never sent, or was refused before it was run. '
-  'The same call again answers the same. Raises LB104, LB201, LB301, OP102.';
+  'The same call again answers the same. Raises LB104, LB201, LB301, OP102. of_client: '
+  'for the hold of a run LB104.';
 
 grant execute on function app.llm_release to holdfast_service, holdfast_worker;
 --! EndIncluded app/llm_release.sql
@@ -2414,7 +2454,7 @@ set search_path = ''
 as $$
 begin
   perform app.enter(tenant_id, ticket);
-  perform app_private.llm_lock_timeout_set(lock_timeout_ms);
+  perform app_private.llm_settings_set(lock_timeout_ms);
   return query
   select e.id, e.status from app_private.llm_end(tenant_id, reservation_id, 'PRESUMED', reason) as e;
 exception when lock_not_available then
@@ -2430,7 +2470,8 @@ grant execute on function app.llm_presume to holdfast_service, holdfast_worker;
 --! EndIncluded app/llm_presume.sql
 --! Included app/llm_extend.sql
 create or replace function app.llm_extend(
-  tenant_id uuid, ticket text, reservation_id uuid, ttl interval, lock_timeout_ms integer default 3000)
+  tenant_id uuid, ticket text, reservation_id uuid, ttl interval, lock_timeout_ms integer default 3000,
+  of_client boolean default false)
 returns table (id uuid, status text, expires_at timestamptz)
 language plpgsql
 security definer  -- the shell may not write reservations
@@ -2449,8 +2490,8 @@ begin
       message = 'reservation_invalid',
       hint    = 'ttl is at most an hour, in minutes and seconds.';
   end if;
-  perform app_private.llm_lock_timeout_set(lock_timeout_ms);
-  v_held := app_private.llm_reservation_lock(tenant_id, reservation_id);
+  perform app_private.llm_settings_set(lock_timeout_ms);
+  v_held := app_private.llm_reservation_lock(tenant_id, reservation_id, of_client);
   -- Past its time it is presumed, whether or not the sweeper has come by.
   if v_held.status <> 'RESERVED' or v_held.expires_at < v_at then
     perform app_private.llm_closed(v_held);
@@ -2468,7 +2509,8 @@ $$;
 
 comment on function app.llm_extend is
   'The heartbeat of a call that goes on: its hold lasts ttl from now, at most an hour, and a day in all. Raises LB104, LB105, '
-  'LB201 for one that has ended or is past its time, LB301, OP102.';
+  'LB201 for one that has ended or is past its time, LB301, OP102. of_client: '
+  'for the hold of a run LB104.';
 
 grant execute on function app.llm_extend to holdfast_service, holdfast_worker;
 --! EndIncluded app/llm_extend.sql
@@ -2529,6 +2571,7 @@ begin
     select r.* into v_held
     from app.llm_reservations as r
     where r.tenant_id = v_due.tenant_id and r.id = v_due.id and r.status = 'RESERVED'
+      and r.expires_at < pg_catalog.clock_timestamp()  -- nobody has extended it meanwhile
     for no key update skip locked;
     continue when not found or not app_private.llm_periods_lock(v_due.tenant_id, v_due.id);
 

@@ -20,6 +20,7 @@ begin
     select r.* into v_held
     from app.llm_reservations as r
     where r.tenant_id = v_due.tenant_id and r.id = v_due.id and r.status = 'RESERVED'
+      and r.expires_at < pg_catalog.clock_timestamp()  -- nobody has extended it meanwhile
     for no key update skip locked;
     continue when not found or not app_private.llm_periods_lock(v_due.tenant_id, v_due.id);
 

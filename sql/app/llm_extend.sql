@@ -1,5 +1,6 @@
 create or replace function app.llm_extend(
-  tenant_id uuid, ticket text, reservation_id uuid, ttl interval, lock_timeout_ms integer default 3000)
+  tenant_id uuid, ticket text, reservation_id uuid, ttl interval, lock_timeout_ms integer default 3000,
+  of_client boolean default false)
 returns table (id uuid, status text, expires_at timestamptz)
 language plpgsql
 security definer  -- the shell may not write reservations
@@ -18,8 +19,8 @@ begin
       message = 'reservation_invalid',
       hint    = 'ttl is at most an hour, in minutes and seconds.';
   end if;
-  perform app_private.llm_lock_timeout_set(lock_timeout_ms);
-  v_held := app_private.llm_reservation_lock(tenant_id, reservation_id);
+  perform app_private.llm_settings_set(lock_timeout_ms);
+  v_held := app_private.llm_reservation_lock(tenant_id, reservation_id, of_client);
   -- Past its time it is presumed, whether or not the sweeper has come by.
   if v_held.status <> 'RESERVED' or v_held.expires_at < v_at then
     perform app_private.llm_closed(v_held);
@@ -37,6 +38,7 @@ $$;
 
 comment on function app.llm_extend is
   'The heartbeat of a call that goes on: its hold lasts ttl from now, at most an hour, and a day in all. Raises LB104, LB105, '
-  'LB201 for one that has ended or is past its time, LB301, OP102.';
+  'LB201 for one that has ended or is past its time, LB301, OP102. of_client: '
+  'for the hold of a run LB104.';
 
 grant execute on function app.llm_extend to holdfast_service, holdfast_worker;

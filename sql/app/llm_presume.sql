@@ -7,7 +7,7 @@ set search_path = ''
 as $$
 begin
   perform app.enter(tenant_id, ticket);
-  perform app_private.llm_lock_timeout_set(lock_timeout_ms);
+  perform app_private.llm_settings_set(lock_timeout_ms);
   return query
   select e.id, e.status from app_private.llm_end(tenant_id, reservation_id, 'PRESUMED', reason) as e;
 exception when lock_not_available then

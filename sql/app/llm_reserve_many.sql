@@ -18,9 +18,7 @@ declare
   v_held    app.llm_reservations;
 begin
   perform app.enter(tenant_id, ticket);
-  -- Read at the commit, which a paid call follows; a setting of the function would be gone by then.
-  perform pg_catalog.set_config('synchronous_commit', 'on', true);
-  perform app_private.llm_lock_timeout_set(lock_timeout_ms);
+  perform app_private.llm_settings_set(lock_timeout_ms);
 
   v_asks := app_private.llm_asks_replayed(tenant_id, app_private.llm_asks_read(asks));
   v_asks := app_private.llm_asks_price(tenant_id, app_private.llm_asks_run(tenant_id, v_asks), v_at);
@@ -33,12 +31,12 @@ begin
     begin
       v_asks := app_private.llm_keys_take(tenant_id, v_asks);
       v_periods := app_private.llm_periods_take(tenant_id, v_periods);
+      v_asks := app_private.llm_asks_fit(v_asks, v_periods, all_come_back => false);
+      perform app_private.llm_holds_write(tenant_id, v_asks, v_periods, v_at);
+      perform app_private.tenant_active(tenant_id);
     exception when lock_not_available then
       perform app_private.llm_busy();
     end;
-    v_asks := app_private.llm_asks_fit(v_asks, v_periods, all_come_back => false);
-    perform app_private.llm_holds_write(tenant_id, v_asks, v_periods, v_at);
-    perform app_private.tenant_active(tenant_id);
   end if;
 
   foreach v_ask in array v_asks loop

@@ -16,7 +16,7 @@ declare
   v_done  app_private.llm_settle[] := array[]::app_private.llm_settle[];
 begin
   perform app.enter(tenant_id, ticket);
-  perform app_private.llm_lock_timeout_set(lock_timeout_ms);
+  perform app_private.llm_settings_set(lock_timeout_ms);
   v_left := app_private.llm_settles_read(settles);
 
   begin
@@ -47,7 +47,8 @@ comment on function app.llm_settle_many is
   'objects with reservation_id, input_tokens, output_tokens, and where there are such cached_input_tokens, '
   'cache_write_5m_tokens, cache_write_1h_tokens, reasoning_tokens, images, tool_calls, final (false: a stream so far; the '
   'numbers are of the whole call each time), source (provider, or estimated), provider_request_id, response_model, '
-  'finish_reason, simulated. Late is accepted, and more than the hold is recorded. One that is refused fails no other. '
+  'finish_reason, simulated, of_client (true: the hold of a run is not found). Late is accepted, and more than the hold is '
+  'recorded. One that is refused fails no other. '
   'Raises LB105 for what is no list, LB301 when others keep the budget locked for longer than lock_timeout_ms.';
 
 grant execute on function app.llm_settle_many to holdfast_service, holdfast_worker;

@@ -12,7 +12,8 @@ begin
         and u.source = 'estimated'))
     and not exists (
       select from app.llm_usage as u
-      where u.tenant_id = held.tenant_id and u.reservation_id = held.id and u.status = 'ADJUSTED')
+      where u.tenant_id = held.tenant_id and u.reservation_id = held.id and u.status = 'ADJUSTED'
+        and u.source = 'provider')
     and (app_private.llm_settle_again(held, settle)).refusal is not null;
 end
 $$;

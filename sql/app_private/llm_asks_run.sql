@@ -5,7 +5,7 @@ stable
 set search_path = ''
 as $$
 declare
-  v_wanted uuid[] := '{}';
+  v_wanted uuid[] := array[]::uuid[];
   v_found  uuid[];
   v_asks   app_private.llm_ask[] := array[]::app_private.llm_ask[];
   v_ask    app_private.llm_ask;

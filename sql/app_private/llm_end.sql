@@ -1,5 +1,5 @@
 create or replace function app_private.llm_end(
-  tenant_id uuid, reservation_id uuid, to_status text, reason text)
+  tenant_id uuid, reservation_id uuid, to_status text, reason text, of_client boolean default false)
 returns table (id uuid, status text)
 language plpgsql
 set search_path = ''
@@ -7,7 +7,7 @@ as $$
 declare
   v_held app.llm_reservations;
 begin
-  v_held := app_private.llm_reservation_lock(tenant_id, reservation_id);
+  v_held := app_private.llm_reservation_lock(tenant_id, reservation_id, of_client);
 
   -- What a stream has settled was billed.
   if to_status = 'RELEASED' and v_held.status = 'RESERVED' and v_held.settled_nanousd > 0 then

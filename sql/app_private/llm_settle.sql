@@ -12,6 +12,7 @@ begin
       response_model      text,
       finish_reason       text,
       simulated           boolean,
+      of_client           boolean,
       writes              boolean,
       run_id              uuid,
       provider            text,

@@ -21,6 +21,7 @@ begin
   set status = s.status,
       settled_nanousd = s.cost_nanousd,
       cost_nanousd = case when s.status = 'APPLIED' then s.cost_nanousd end,
+      presumed_at = case when s.status = 'PRESUMED' then v_at else r.presumed_at end,  -- it was heard of
       used = case when s.final then r.used else pg_catalog.to_jsonb(s.used) end,
       closed_at = case when s.status = 'APPLIED' then coalesce(r.closed_at, v_at) else r.closed_at end
   from unnest(v_judged) as s

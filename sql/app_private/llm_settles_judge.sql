@@ -25,7 +25,7 @@ begin
     end if;
     if v_settle.refusal is not null then
       null;
-    elsif v_hold.id is null then
+    elsif v_hold.id is null or (v_settle.of_client and v_hold.run_id is not null) then
       v_settle.refusal := 'reservation_not_found';
     elsif v_hold.status = 'RELEASED' or (v_hold.closed_at is not null and not v_settle.final) then
       v_settle.refusal := 'reservation_closed';

@@ -27,7 +27,7 @@ begin
             app_private.whole(coalesce(x.tool_calls, 0)))::app_private.llm_units,
            coalesce(x.source, 'provider'), pg_catalog.left(x.provider_request_id, 200),
            pg_catalog.left(x.response_model, 200), pg_catalog.left(x.finish_reason, 50),
-           coalesce(x.simulated, false),
+           coalesce(x.simulated, false), coalesce(x.of_client, false),
            null::boolean, null::uuid, null::text, null::text, null::bigint, null::boolean, null::bigint,
            null::text, null::numeric, null::numeric, null::text, null::jsonb
     from pg_catalog.jsonb_array_elements(settles) with ordinality as e (settle, n)
@@ -35,7 +35,8 @@ begin
       reservation_id uuid, final boolean, input_tokens numeric, cached_input_tokens numeric,
       cache_write_5m_tokens numeric, cache_write_1h_tokens numeric, output_tokens numeric,
       reasoning_tokens numeric, images numeric, tool_calls numeric, source text,
-      provider_request_id text, response_model text, finish_reason text, simulated boolean)
+      provider_request_id text, response_model text, finish_reason text, simulated boolean,
+      of_client boolean)
     order by e.n
   loop
     v_fault := case when v_settle.source not in ('provider', 'estimated')

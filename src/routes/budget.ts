@@ -101,6 +101,7 @@ export function budgetApi(app: FastifyInstance, db: Db, timeoutMs: number): void
     const body = parse(Settle, request.body, "body");
     const { provider_request_id, response_model, finish_reason } = body;
     const facts = {
+      ofClient: true,
       ...(provider_request_id !== undefined && { providerRequestId: provider_request_id }),
       ...(response_model !== undefined && { responseModel: response_model }),
       ...(finish_reason !== undefined && { finishReason: finish_reason }),
@@ -123,7 +124,10 @@ export function budgetApi(app: FastifyInstance, db: Db, timeoutMs: number): void
   app.post("/reservations/:id/release", async (request) => {
     const { id } = parse(Id, request.params, "path");
     const { reason } = parse(Release, request.body, "body");
-    const released = await within(timeoutMs, release(db, tenantOf(request.caller), id, reason));
+    const released = await within(
+      timeoutMs,
+      release(db, tenantOf(request.caller), id, reason, { ofClient: true }),
+    );
     request.log.info({ reservation_id: id, reason }, "llm_released");
     return released;
   });
@@ -131,7 +135,7 @@ export function budgetApi(app: FastifyInstance, db: Db, timeoutMs: number): void
   app.post("/reservations/:id/extend", async (request) => {
     const { id } = parse(Id, request.params, "path");
     const { ttl_ms } = parse(Extend, request.body, "body");
-    return within(timeoutMs, extend(db, tenantOf(request.caller), id, ttl_ms));
+    return within(timeoutMs, extend(db, tenantOf(request.caller), id, ttl_ms, { ofClient: true }));
   });
 }
 

@@ -557,3 +557,29 @@ describe("a stranger gets nothing", () => {
     expect(await one(tenantId)).toMatchObject({ reserved: 1_000_000 });
   });
 });
+
+describe("an estimate is no last word", () => {
+  test("what the provider says after two estimates is recorded, once, upward", async () => {
+    const { tenantId, id } = await held();
+    await settle(tenantId, id, input(100, { source: "estimated" }));
+    await settle(tenantId, id, input(200, { source: "estimated" }));
+    const true_ = await settle(tenantId, id, input(300));
+    expect(true_).toMatchObject({ status: "APPLIED", cost_nanousd: "300000", refusal: null });
+    expect(await settle(tenantId, id, input(300))).toMatchObject({ cost_nanousd: "300000", refusal: null });
+    expect(await settle(tenantId, id, input(400))).toMatchObject({ refusal: "reservation_closed" });
+    expect(await one(tenantId)).toMatchObject({ reserved: 0, presumed: 0, spent: 300_000 });
+    await sound();
+  });
+
+  test("a stream that settles in parts while it is presumed is not old", async () => {
+    const { tenantId, id } = await held();
+    await ledger.presume(tenantId, id);
+    await database.superuser.query(
+      "update app.llm_reservations set presumed_at = now() - interval '1 day' where id = $1",
+      [id],
+    );
+    await settle(tenantId, id, part(100));
+    expect(Date.now() - (await ledger.hold(id))["presumed_at"].getTime()).toBeLessThan(60_000);
+    await sound();
+  });
+});

@@ -295,7 +295,7 @@ export class Books {
 /** A hold that was written off, or charged by a guess, hears the truth once. */
 const isOpenToTruth = ({ status, usages }: Hold) =>
   (status === "WRITTEN_OFF" || usages.some(({ estimated, adjusts }) => estimated && !adjusts)) &&
-  !usages.some(({ adjusts }) => adjusts);
+  !usages.some(({ adjusts, estimated }) => adjusts && !estimated);
 
 function costOf({ rates, factor }: Hold, { input, cached, output, reasoning }: Used): bigint {
   const nano =

@@ -716,4 +716,26 @@ describe("bad input changes nothing", () => {
     }
     expect(await books(caller)).toEqual(nothing);
   });
+
+  test("a client ends no hold of a run: it is as one that is not there", async () => {
+    const caller = await tenant();
+    const answer = await reserve(caller, {}, "of-a-run");
+    const { id } = answer.json();
+    await sql("update app.llm_reservations set run_id = gen_random_uuid() where id = $1", [id]);
+    const bodies = {
+      settle: { input_tokens: 0, output_tokens: 0 },
+      release: { reason: "not mine" },
+      extend: { ttl_ms: 9_000 },
+    };
+    for (const [act, body] of Object.entries(bodies)) {
+      const [theirs, absent] = await Promise.all(
+        [id, randomUUID()].map((each) => post(caller, `reservations/${each}/${act}`, JSON.stringify(body))),
+      );
+      expect([theirs!.statusCode, theirs!.json().code]).toEqual([404, "reservation_not_found"]);
+      expect(Object.keys(theirs!.json())).toEqual(Object.keys(absent!.json()));
+    }
+    expect(await sql("select status from app.llm_reservations where id = $1", [id])).toEqual([
+      { status: "RESERVED" },
+    ]);
+  });
 });
