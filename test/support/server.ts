@@ -20,7 +20,7 @@ declare module "vitest" {
 
 const TEMPLATE = "holdfast_template";
 const LOGINS = ["holdfast_admin", "holdfast_service", "holdfast_worker", "holdfast_ops"];
-const FAST: Record<string, string> = { fsync: "off", max_connections: "200" };
+const FAST: Record<string, string> = { fsync: "off", max_connections: "400" };
 
 /** The server as its administrator reaches it, the address for everyone else, and what ends it. */
 type Running = { administrator: pg.ClientConfig; host: string; port: number; stop: () => Promise<void> };
