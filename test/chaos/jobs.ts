@@ -207,12 +207,14 @@ function besides(stage: Stage, seen: Seen, rescue: Rescue, logged: Record<string
   const late = (ms: number) => ms > BACK_MS + LOAD_MS + longest(restarts);
   const crashed = lines(/terminated by signal (6|7|8|11)/);
   const deadlocks = log.match(/.*deadlock detected(\n.*){8}/g) ?? [];
-  // One that could go on no longer already ends with an error, also when it is asked to end.
+  // One that could go on no longer already ends with an error, also when it is asked to end; and a task or the watchdog
+  // may kill it just then: we kill none that has no step.
   const stops = crew.ends.filter(
-    ({ stopMs, code, step, file }) =>
+    ({ stopMs, code, signal, step, file }) =>
       stopMs !== undefined &&
       step === undefined &&
-      (stopMs > STOP_MS || (code !== 0 && !readFileSync(file, "utf8").includes('"worker_fatal"'))),
+      (stopMs > STOP_MS ||
+        (code !== 0 && signal !== "SIGKILL" && !readFileSync(file, "utf8").includes('"worker_fatal"'))),
   );
   const unasked = crew.ends.filter(
     ({ code, signal, step, stopMs }) =>
