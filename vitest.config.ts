@@ -6,7 +6,7 @@ export default defineConfig({
     globalSetup: ["test/support/server.ts"],
     pool: "forks",
     maxWorkers: 2,
-    testTimeout: 30_000,
+    testTimeout: 60_000,
     hookTimeout: 60_000,
     coverage: {
       provider: "v8",
